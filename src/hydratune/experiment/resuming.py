@@ -17,6 +17,7 @@ from hydratune.experiment import extension
 from hydratune.experiment.job import Job
 from hydratune.records.files import Json
 from hydratune.records.run_directory import RunDirectory
+from hydratune.settings import used_parts
 from hydratune.settings.commands import Resume
 from hydratune.settings.registry import flat, plain
 from hydratune.tracking import environment
@@ -28,7 +29,8 @@ from hydratune.training.validation import patience_of
 # the groups of settings that decide what is trained
 _TRAINED_BY = ("seed", "model", "data", "adapter", "optimizer", "trainer")
 _FREE = "trainer.checkpoint_minutes"  # a setting of them that does not
-_UNCHANGED = ("training data", "base model", "starting adapter")  # with which a run is resumed
+# with which a run is resumed
+_UNCHANGED = ("training data", "base model", "starting adapter", "parts of packages")
 
 
 def identity(job: Job) -> dict[str, Json]:
@@ -39,9 +41,11 @@ def identity(job: Job) -> dict[str, Json]:
         if key.split(".")[0] in _TRAINED_BY and key != _FREE
     }
     splits = job.data_facts["splits"]
-    start = {}
+    start: dict[str, Json] = {}
     if job.start is not None:
         start = {"starting adapter": continued.facts(job.start)["sha256"]}
+    if parts := used_parts.facts(job.config, training_only=True):
+        start["parts of packages"] = parts
     return {
         **start,
         "settings": settings,

@@ -11,6 +11,7 @@ from hydratune.console import Ticker
 from hydratune.data.datamodule import ConversationData
 from hydratune.errors import Paused, RunInterrupted
 from hydratune.training import ddp
+from hydratune.training.callbacks import create_callbacks
 from hydratune.training.checkpoints import AtomicCheckpointIO, best_checkpoint
 from hydratune.training.halving import HalvingRungs
 from hydratune.training.history import History
@@ -90,6 +91,7 @@ class TrainingLoop:
             history,
             *self._sampling(services.answer),
             watchdog,
+            *create_callbacks(settings),
             self.patience,
             self.best,
             position,

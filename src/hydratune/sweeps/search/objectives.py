@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.metric_table import ANSWER_METRICS, PACKAGE_METRICS, RUN_METRICS
+from hydratune.metric_table import ANSWER_METRICS, RUN_METRICS
+from hydratune.settings import packages
 
 # names of metrics.json that a trial can be judged by, and what such names begin with
 _METRICS = (
@@ -79,4 +79,4 @@ def _is_metric(name: str) -> bool:
     """Return whether a run can have such a metric, of this package or of an installed one."""
     if name in _METRICS or name.startswith(_METRIC_FAMILIES):
         return True
-    return name in {f"eval/{point.name}" for point in entry_points(group=PACKAGE_METRICS)}
+    return name in {f"eval/{metric}" for metric in packages.names("metric")}
