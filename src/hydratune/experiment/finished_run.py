@@ -141,5 +141,5 @@ def _settings_for_evaluation(run: FinishedRun, config: EvaluateConfig) -> TrainC
     # nothing is trained, so the requirements of the run's own optimizer do not matter, nor whether
     # its callbacks are installed
     settings.optimizer = AdamWOptimizer()
-    settings.trainer.callbacks = None
+    settings.trainer.callbacks, settings.trainer.callback_settings = None, {}
     return settings
