@@ -44,7 +44,8 @@ class ModelConfig:
     name: str = MISSING  # what the model is called in tables and in W&B
     licence: str = "unknown"  # as its publisher states it; check it before you ship
     context_window: int | None = None  # tokens; null: what the model's own config says
-    # a Jinja file, or "plain" for a base model without one; null: the tokenizer's own
+    # a Jinja file; plain, for a base model without one; or tools, for a model whose own writes no
+    # tool calls; null: the tokenizer's own
     chat_template: str | None = path_setting(None)
     quantization: Quantization = Quantization.none  # how the frozen weights of the base are stored
     # run code from the model's repository; leave it off unless you have read that code
@@ -57,8 +58,8 @@ class ModelConfig:
         """Yield what is wrong with the settings, before the model is located."""
         yield from self.own_problems()
         template = self.chat_template
-        if template not in (None, "plain") and not Path(str(template)).is_file():
-            fix = "give a Jinja file, or plain, or null"
+        if template not in (None, "plain", "tools") and not Path(str(template)).is_file():
+            fix = "give a Jinja file, or plain, or tools, or null"
             yield Problem("model.chat_template", template, "no such file", fix)
 
     def own_problems(self) -> Iterator[Problem]:
