@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hydratune.errors import Problem
+from hydratune.metric_table import VALIDATION
 from hydratune.settings import packages
 from hydratune.settings.commands import TrainConfig
+from hydratune.settings.monitor import split_direction
 from hydratune.settings.registry import is_own, variant_name
 
 
@@ -22,6 +24,11 @@ class UsedPart:
     @property
     def title(self) -> str:
         return f"{packages.TITLES[self.kind]} {self.name}"
+
+    @property
+    def decides_training(self) -> bool:
+        """Whether the trained weights depend on it; on a metric only if it is monitored."""
+        return self.kind != "metric" or self.key == "trainer.monitor"
 
     @property
     def owner(self) -> str:
@@ -42,13 +49,19 @@ def used_parts(config: TrainConfig) -> list[UsedPart]:
         settings = getattr(config, group)
         if not is_own(type(settings)):
             parts.append(UsedPart(group, group, variant_name(group, settings)))
-    callbacks, metrics = config.trainer.callbacks or (), config.evaluation.metrics or ()
+    callbacks, metrics = config.trainer.callbacks or (), list(config.evaluation.metrics or ())
+    monitored = split_direction(config.trainer.monitor)[0].removeprefix(f"{VALIDATION}/")
     return [
         *parts,
         *(UsedPart("callback", "trainer.callbacks", name) for name in callbacks),
         *(
             UsedPart("metric", "evaluation.metrics", name)
             for name in metrics
+            if packages.has("metric", name) and name != monitored
+        ),
+        *(
+            UsedPart("metric", "trainer.monitor", name)
+            for name in [monitored]
             if packages.has("metric", name)
         ),
     ]
@@ -57,11 +70,11 @@ def used_parts(config: TrainConfig) -> list[UsedPart]:
 def facts(config: TrainConfig, *, training_only: bool = False) -> dict[str, dict[str, str]]:
     """Return what identifies each part: its package, and a hash of the file that defines it.
 
-    ``training_only``: without metrics, which decide nothing of what is trained.
+    ``training_only``: of those that decide what is trained.
     """
     result = {}
     for used in used_parts(config):
-        if training_only and used.kind == "metric":
+        if training_only and not used.decides_training:
             continue
         part = used.definition(config)
         package = packages.distribution(used.kind, used.name) or "registered from Python"
