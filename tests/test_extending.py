@@ -51,6 +51,9 @@ def test_the_command_of_the_page_uses_every_part(hydratune: Command) -> None:
     assert {part["package"] for part in parts.values()} == {"my-parts 1.0"} and len(parts) == 5
     code, text = hydratune("evaluate", "run=run")
     assert code == 0 and "eval/shared_words" in text, text
+    further = ("data=pairs", "data.file=pairs.tsv", "adapter=small_lora", "model.adapter=run")
+    code, text = hydratune("train", *SMALL, *further, "hydra.run.dir=further")
+    assert code == 0 and "method: small_lora" in Path("further/config.yaml").read_text(), text
 
 
 def test_a_pack_calls_callbacks_and_compare_says_where_they_differ(hydratune: Command) -> None:

@@ -20,7 +20,7 @@ from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
-from hydratune.settings.registry import override_key, plain
+from hydratune.settings.registry import is_own, override_key, plain
 
 SETTINGS_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -140,6 +140,18 @@ def saved_settings(saved: AdapterFolder) -> PeftAdapter:
     return result
 
 
+def _method_of_package(saved: AdapterFolder) -> type[PeftAdapter] | None:
+    """Return the method of the run that saved the adapter, if an installed package brings it."""
+    if saved.run is None:
+        return None
+    try:
+        kind = type(load(saved.run / RunFile.config).adapter)
+    except (ConfigError, OmegaConfBaseException, OSError):  # without it, it is PEFT's method
+        return None
+    is_of_package = issubclass(kind, PeftAdapter) and not is_own(kind)
+    return kind if is_of_package and kind.peft_type == saved.settings.get("peft_type") else None
+
+
 def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
     """Return the method of a saved adapter.
 
@@ -147,7 +159,7 @@ def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
     """
     settings, methods = saved.settings, peft_methods()
     method = str(settings.get("peft_type"))
-    kind = methods.get(method)
+    kind = _method_of_package(saved) or methods.get(method)
     fix = f"give another adapter, or begin a new one: leave {KEY} out"
     if kind is None:
         why = (
