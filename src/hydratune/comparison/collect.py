@@ -1,5 +1,6 @@
 """Find the runs to compare: in and below folders, and in the files of W&B's client."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,14 +20,16 @@ def collect_runs(folders: Sequence[Path]) -> list[Run]:
     Of a folder without run directories, and of .wandb files, these are the runs that W&B's client
     logged. Raises ``InputError`` if a folder holds no run.
     """
-    runs: list[Run] = []
+    found: list[list[Run]] = []
+    seen: set[Path] = set()  # run directories below folders that came before
     for folder in folders:
         if logs := _wandb_files(folder):
-            runs += wandb_runs.collect_logged_runs(logs)
+            found.append(wandb_runs.collect_logged_runs(logs))
         else:
-            seen = {run.path.resolve() for run in runs}
-            runs += [run for run in _runs_below(folder) if run.path.resolve() not in seen]
-    return _with_labels(runs)
+            runs = _runs_below(folder)
+            found.append([run for run in runs if run.path.resolve() not in seen])
+            seen |= {run.path.resolve() for run in runs}
+    return _with_names(folders, found)
 
 
 def _wandb_files(folder: Path) -> list[Path]:
@@ -97,16 +100,47 @@ def _without_seed(settings: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in settings.items() if key != "seed"}
 
 
-def _with_labels(runs: Sequence[Run]) -> list[Run]:
-    """Label runs of several sweeps by as much of their paths as makes their names unique."""
-    labelled = list(runs)
-    parts = [run.path.absolute().parts for run in runs]
-    for length in range(2, max((len(path) for path in parts), default=0) + 1):
-        times = Counter(run.name for run in labelled)
-        if max(times.values(), default=0) < 2:
-            break
-        labelled = [
-            replace(run, label="/".join(path[-length:])) if times[run.name] > 1 else run
-            for run, path in zip(labelled, parts, strict=True)
-        ]
-    return labelled
+def _with_names(folders: Sequence[Path], found: Sequence[Sequence[Run]]) -> list[Run]:
+    """Return all runs under names that distinguish them; ``found`` has those of each folder.
+
+    In one folder a run is named by its path below the folder that all runs have in common. Of
+    several folders the name begins with that of the folder, with as many of its parents as
+    distinguish the folders. Runs known from W&B's files only have their title instead of a path.
+    Names that are still equal have the W&B id, or else the whole path, behind them.
+    """
+    prefixes = _distinguished([folder.resolve() for folder in folders])
+    named: list[Run] = []
+    for folder, prefix, runs in zip(folders, prefixes, found, strict=True):
+        top = folder
+        if len(folders) == 1:
+            top = _common_parent([run.path for run in runs if not run.only_logged])
+        has_prefix = len(folders) > 1 and folder.suffix != ".wandb"
+        for run in runs:
+            own = run.name if run.only_logged else run.path.relative_to(top).as_posix()
+            parts = [prefix if has_prefix else "", "" if own == "." else own]
+            named.append(replace(run, label="/".join(filter(None, parts)) or prefix))
+    times = Counter(run.name for run in named)
+    if max(times.values(), default=0) < 2:
+        return named
+    same_kind = {run.only_logged for run in named if times[run.name] > 1}
+    return [
+        replace(run, label=f"{run.name} ({run.wandb_id or run.path})")
+        if run.only_logged in same_kind
+        else run
+        for run in named
+    ]
+
+
+def _distinguished(folders: Sequence[Path]) -> list[str]:
+    """Return as many of the last parts of every folder as make all of them different."""
+    deepest = max((len(folder.parts) for folder in folders), default=0)
+    for length in range(1, deepest):
+        endings = ["/".join(folder.parts[-length:]) for folder in folders]
+        if len(set(endings)) == len(set(folders)):
+            return endings
+    return [str(folder) for folder in folders]
+
+
+def _common_parent(paths: Sequence[Path]) -> Path:
+    """Return the deepest folder that holds all ``paths`` and is none of them."""
+    return Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()

@@ -62,7 +62,7 @@ def group_runs(runs: Sequence[Run], by: Criterion | None = None) -> list[Entry]:
     for run in runs:
         compared = {key: value for key, value in run.settings.items() if _is_compared(key)}
         settings = sorted((k, canonical(v)) for k, v in compared.items() if k not in seeds)
-        identity = tuple(settings) or run.path
+        identity = tuple(settings) or run.path, bool(run.set_aside)
         repeated = (identity, str(run.settings.get("seed")))
         repetitions[repeated] = repetitions.get(repeated, 0) + 1
         groups.setdefault((identity, repetitions[repeated]), []).append(run)
@@ -115,8 +115,10 @@ def _cost(score: float | None, by: Criterion) -> float:
     return score if by.lower else -score
 
 
-def _run_order(run: Run, by: Criterion) -> tuple[bool, float, bool, int, float, str]:
-    """Return a sort key: finished runs by score, halved ones by their last step, others by name."""
+def _run_order(run: Run, by: Criterion) -> tuple[bool, float, bool, bool, int, float, str]:
+    """Return a sort key: finished runs by score, then those that were set aside, then halved ones
+    by their last step, and others by name.
+    """
     score, halved = score_of(run, by), run.halved
     cost = 0.0 if score is None else _cost(score, by)
     step, last_loss = 0, 0.0
@@ -124,4 +126,4 @@ def _run_order(run: Run, by: Criterion) -> tuple[bool, float, bool, int, float, 
         step, last_loss = halved.step, math.inf
         if halved.value is not None and math.isfinite(halved.value):
             last_loss = halved.value
-    return score is None, cost, not halved, -step, last_loss, str(run.path)
+    return score is None, cost, not run.set_aside, not halved, -step, last_loss, str(run.path)

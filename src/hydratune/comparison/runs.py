@@ -39,15 +39,17 @@ class Run:
     data: Mapping[str, object] = field(default_factory=dict)  # of data.json
     wandb_id: str | None = None
     damage: tuple[str, ...] = ()  # what is wrong with files that the ranking does not depend on
-    label: str | None = None  # where the folder's name alone would be ambiguous
+    label: str | None = None  # the name, where that of the folder alone would be ambiguous
+    set_aside: str | None = None  # why it cannot be compared with the other runs
 
     @property
     def objective(self) -> float | None:
         """The validation loss; None for a run that takes no part in the ranking.
 
-        That is a run that did not finish, has no finite loss, or forgot more than its budget.
+        That is a run that did not finish, has no finite loss, forgot more than its budget, or was
+        set aside.
         """
-        if self.state != State.finished.value or self.over_budget:
+        if self.state != State.finished.value or self.over_budget or self.set_aside:
             return None
         value = self.metrics.get("objective")
         return value if isinstance(value, int | float) and math.isfinite(value) else None
@@ -66,6 +68,11 @@ class Run:
     def name(self) -> str:
         """The label, or else the name of the run's folder."""
         return self.label or self.path.name
+
+    @property
+    def validation_rows_hash(self) -> str:
+        """The hash of the validation rows, independent of the tokenizer; empty if it is unknown."""
+        return str(nested_value(self.data, "splits", "validation", "hash") or "")
 
     @property
     def test_hash(self) -> str:
