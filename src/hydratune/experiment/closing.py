@@ -10,10 +10,13 @@ from hydratune.evaluation import canaries, forgetting, memorisation, overfitting
 from hydratune.evaluation.result_rows import without_leaks
 from hydratune.experiment.job import Job
 from hydratune.models import turn_ends
+from hydratune.records.headline import headline
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.overrides import as_typed
+from hydratune.settings.registry import flat, plain
+from hydratune.settings.secrets import mask
 
 
 def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hint: str) -> None:
@@ -31,6 +34,8 @@ def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hi
 
 def _print_results(job: Job, metrics: RunMetrics) -> None:
     content, values = metrics.to_json(), metrics.values
+    line = headline(flat(plain(job.config)))
+    console.print(f"[bold]{escape(mask(line))}", soft_wrap=True)
     console.print(terminal.results(content, metrics.systems, len(job.examples)))
     console.print(terminal.times(job.seconds))
     speed, memory = values["cost/tokens_per_second"], values["cost/peak_memory_bytes"]
