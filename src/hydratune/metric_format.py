@@ -60,7 +60,7 @@ def mean_and_spread(key: str, values: Sequence[float]) -> str:
 
 def difference_form(key: str) -> tuple[str, float]:
     """Return (format, factor) of a difference and of its interval: points for rates."""
-    return ("+.1f" if unit(key) is Unit.rate else "+.3g"), scale(key)
+    return ("+.1f" if unit(key) is Unit.rate else "+#.3g"), scale(key)
 
 
 def difference(key: str, value: float) -> str:
@@ -91,7 +91,7 @@ def _decimals(key: str, value: float) -> tuple[int, bool]:
     if kind in _WHOLE or (key in cost_headings() and size >= 10):
         return 0, True
     if kind is Unit.seconds:
-        return (1 if size >= 1 else 2), False
+        return 2, False
     if value and (size < 1e-3 or size >= 1e6):
         return -1, False
     if split_system(key)[0] is None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydratune.comparison import wandb_runs
-from hydratune.comparison.runs import Run, read_run
+from hydratune.comparison.runs import Run, parse_setting, read_run
 from hydratune.errors import InputError
 from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SweepJob, read_sweep
@@ -92,8 +92,9 @@ def _with_settings_of_sweep(
         if "seed" not in varying or name not in jobs:
             continue
         if without_seed == _without_seed(jobs[name].varying):
-            return replace(run, settings={**settings, "seed": varying["seed"]})
-    return replace(run, settings=dict(varying))
+            return replace(run, settings={**settings, "seed": parse_setting(varying["seed"])})
+    values = {key: parse_setting(text) for key, text in varying.items()}
+    return replace(run, settings=values, partial=True)
 
 
 def _without_seed(settings: Mapping[str, str]) -> dict[str, str]:

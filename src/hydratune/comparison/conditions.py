@@ -6,11 +6,14 @@ from dataclasses import replace
 
 from hydratune.comparison.criterion import Criterion
 from hydratune.comparison.entries import group_runs, seed_keys
-from hydratune.comparison.formatting import format_list
+from hydratune.comparison.formatting import canonical, format_list, format_value
 from hydratune.comparison.runs import Run, nested_value
+from hydratune.settings.secrets import mask
 
 _MOST_NAMES = 3  # of runs in a sentence
 _MOST_VALUES = 3  # of a condition in a sentence
+_MOST_SETTINGS = 2  # of the data in a reason
+_NOT_THE_ROWS = ("data.batch_size", "data.schema_file")  # settings of data that change no row
 _LONGEST_VALUE = 24  # letters
 _HASH_LENGTH = 8  # letters of a hash that are shown
 
@@ -75,8 +78,7 @@ def _rows_hash(run: Run, by: Criterion) -> str:
 
 def _reason(run: Run, reference: Run, by: Criterion) -> str:
     """Return why ``run`` cannot be compared with ``reference``."""
-    data, usual = _data_name(run), _data_name(reference)
-    which = f" ({data}, not {usual})" if data != usual else ""
+    which = _differing_data(run, reference)
     if by.on_test:
         return f"tested on other rows{which}"
     if not run.validation_hash or not reference.validation_hash:
@@ -87,6 +89,19 @@ def _reason(run: Run, reference: Run, by: Criterion) -> str:
     if (model := _model(run)) != _model(reference):
         return f"the losses of another base model ({model or 'unknown'}) are of other tokens"
     return "the same validation rows are other tokens: the chat template or a setting of data"
+
+
+def _differing_data(run: Run, reference: Run) -> str:
+    """Return the settings of the data that differ, in brackets; "" if none does."""
+    keys = dict.fromkeys([*run.settings, *reference.settings])
+    keys_of_data = [key for key in keys if key.startswith("data.") and key not in _NOT_THE_ROWS]
+    pairs = {key: (run.settings.get(key), reference.settings.get(key)) for key in keys_of_data}
+    texts = [
+        f"{key}={format_value(own)}, not {format_value(usual)}"
+        for key, (own, usual) in pairs.items()
+        if canonical(own) != canonical(usual)
+    ]
+    return f" ({mask(format_list(texts, _MOST_SETTINGS, '; '))})" if texts else ""
 
 
 def _model(run: Run) -> str:

@@ -89,11 +89,17 @@ def seed_keys(runs: Sequence[Run]) -> set[str]:
 def varying_settings(runs: Sequence[Run]) -> list[str]:
     """Return the settings that differ between runs, those that are usually compared first.
 
-    The seed is one of them if it varies.
+    The seed is one of them if it varies. A run that lacks a setting has another value of it than
+    the others, unless few of its settings are known at all.
     """
     keys = dict.fromkeys(key for run in runs for key in run.settings if _is_compared(key))
-    recorded = [run.settings for run in runs if run.settings]
-    varying = [k for k in keys if len({canonical(own.get(k)) for own in recorded}) > 1]
+    recorded = [run for run in runs if run.settings]
+
+    def values(key: str) -> set[str]:
+        known = [run for run in recorded if key in run.settings or not run.partial]
+        return {canonical(run.settings.get(key)) for run in known}
+
+    varying = [key for key in keys if len(values(key)) > 1]
     return sorted(varying, key=lambda key: key.rpartition(".")[0] not in _SHOWN_FIRST)
 
 

@@ -40,6 +40,7 @@ class Run:
     wandb_id: str | None = None
     damage: tuple[str, ...] = ()  # what is wrong with files that the ranking does not depend on
     label: str | None = None  # the name, where that of the folder alone would be ambiguous
+    partial: bool = False  # of its settings only those are known that vary in its sweep
     set_aside: str | None = None  # why it cannot be compared with the other runs
 
     @property
@@ -182,6 +183,14 @@ def _read_settings(file: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no settings")
     return flat({str(key): value for key, value in content.items()})
+
+
+def parse_setting(text: str) -> object:
+    """Return the value of a setting that a sweep recorded as text; the text if it is no value."""
+    try:
+        return yaml.load(text, Loader=_SettingsLoader)
+    except yaml.YAMLError:
+        return text
 
 
 def nested_value(values: object, *keys: str) -> Any:

@@ -36,6 +36,8 @@ _MOST_EFFECTS = 6
 _MOST_ON_FRONT = 8  # runs named in a sentence
 _NARROWEST_STATE = 20  # letters in a line
 _WIDEST_NAME = 34  # letters of an entry's settings
+_COLUMN_BORDERS = 3  # letters between two columns
+_WIDEST_TITLE = 15  # letters of a column's title in one line, if its cells are not wider
 _BORDERS = 12  # columns of a table that its lines and the rank take
 _UNLIMITED = 1000  # columns
 
@@ -68,8 +70,9 @@ class _Column:
 
     @property
     def width(self) -> int:
-        """Letters it needs if its title is broken into words."""
-        return 3 + max(len(word) for word in [*self.cells, *self.title.split()])
+        """Letters it needs if its title, unlike its cells, is broken into words."""
+        title = min(len(self.title), _WIDEST_TITLE)
+        return _COLUMN_BORDERS + max(title, *map(len, [*self.cells, *self.title.split()]))
 
 
 def tables(compared: Comparison) -> list[Table]:
@@ -146,13 +149,16 @@ def _entry_tables(
     ranks = [_rank(compared, position, entry) for position, entry in entries]
     width = max(3, min(_WIDEST_NAME, max(map(len, names))))
     tables: list[Table] = []
-    for columns in _distribute(groups, console.width - width - _BORDERS):
+    room = console.width - width - _BORDERS
+    for columns in _distribute(groups, room):
         table = _new_table(None if tables else caption)
         table.add_column("", justify="right")
         name_title = "" if compared.has_replicates else "run"
         table.add_column(name_title, min_width=min(width, 12), max_width=width, overflow="fold")
         for column in columns:
-            table.add_column(escape(column.title), justify="right", overflow="fold")
+            needed = min(column.width - _COLUMN_BORDERS, room)
+            name = escape(column.title)
+            table.add_column(name, justify="right", overflow="fold", width=needed)
         for row, (rank, name) in enumerate(zip(ranks, names, strict=True)):
             cells = [escape(column.cells[row]) for column in columns]
             table.add_row(rank, escape(name), *cells, style="bold green" if rank == "1" else "")

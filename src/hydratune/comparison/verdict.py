@@ -174,7 +174,9 @@ def describe_difference(compared: Comparison, position: int, metric: str) -> str
     if test is None:
         return "" if position == 0 else "-"
     key = f"eval/{metric}"
-    interval = test.difference.interval_text(*difference_form(key))
+    interval = "(too few rows)"  # for an interval; a note says how many there are
+    if test.interval is not None:
+        interval = test.difference.interval_text(*difference_form(key))
     return f"{difference(key, test.value)} {interval} p {format_p(test.p)}"
 
 
@@ -191,7 +193,7 @@ def describe_score(run: Run, by: Criterion) -> str:
 def describe_state(run: Run) -> str:
     """Return how a run ended, and in short why if it did not finish."""
     if run.set_aside:
-        return f"set aside: {run.set_aside}"
+        return f"set aside: {run.set_aside.partition(' (')[0]}"  # the verdict has all of it
     if run.halved:
         return f"halved at step {run.halved.step}"
     if run.over_budget:
@@ -205,6 +207,12 @@ def describe_state(run: Run) -> str:
         return run.state
     # the first line of a ConfigError only counts the wrong settings
     reason = mask(lines[1] if len(lines) > 1 and _CONFIG_ERROR in lines[0] else lines[0])
-    if len(reason) > _LONGEST_REASON:
-        reason = f"{reason[:_LONGEST_REASON].rstrip()} ..."
-    return f"{run.state}: {reason}"
+    return f"{run.state}: {_shortened(reason.replace(f'{run.path}/', ''))}"
+
+
+def _shortened(reason: str) -> str:
+    """Return the beginning of a reason, cut between two words where it has several."""
+    if len(reason) <= _LONGEST_REASON:
+        return reason
+    beginning = reason[: _LONGEST_REASON + 1]
+    return f"{beginning.rpartition(' ')[0] or reason[:_LONGEST_REASON]} ..."

@@ -129,10 +129,11 @@ def _judge_last_epoch(
     end, best = validations[-1][1], min(loss for _, _, loss in validations)
     before = [loss for _, at, loss in validations if at <= end - 1 + _ROUNDING]
     if not before:
+        is_whole = abs(end - round(end)) < _ROUNDING
+        longer = f"; compare with trainer.max_epochs={round(end) + 1}" if is_whole else ""
         return Verdict.unknown, (
-            f"{len(validations)} validations within {end:.3g} epochs, the lowest at epoch"
-            f" {epoch:.3g}: too short a training to say whether more would help; compare with"
-            f" trainer.max_epochs={_epoch_number(end) + 1}"
+            f"{len(validations)} validations until epoch {end:.3g}, the lowest loss at epoch"
+            f" {epoch:.3g}: too short a training to say whether more would help{longer}"
         )
     fall = min(before) / best - 1 if best > 0 else 0.0
     if fall > _NOISE:
