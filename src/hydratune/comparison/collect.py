@@ -29,7 +29,27 @@ def collect_runs(folders: Sequence[Path]) -> list[Run]:
             runs = _runs_below(folder)
             found.append([run for run in runs if run.path.resolve() not in seen])
             seen |= {run.path.resolve() for run in runs}
-    return _with_names(folders, found)
+    return _with_names(folders, _once_each(found))
+
+
+def _once_each(found: Sequence[Sequence[Run]]) -> list[list[Run]]:
+    """Return the runs without those that W&B logged of a run that is there already.
+
+    That is one with a run directory, or one whose file was given twice, as by ``wandb/*/*.wandb``
+    with its link ``latest-run``.
+    """
+    seen = {run.wandb_id for runs in found for run in runs if not run.only_logged}
+    kept: list[list[Run]] = []
+    for runs in found:
+        own = []
+        for run in runs:
+            if run.only_logged and run.wandb_id is not None:
+                if run.wandb_id in seen:
+                    continue
+                seen.add(run.wandb_id)
+            own.append(run)
+        kept.append(own)
+    return kept
 
 
 def _wandb_files(folder: Path) -> list[Path]:

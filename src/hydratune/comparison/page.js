@@ -99,9 +99,10 @@ function drawParallelCoordinates() {
   const finished = data.runs.filter(run => isNumber(run.objective));
   const main = data.metrics.filter(m => finished.every(run => isNumber(valueOfRun(run, m.key)))).slice(0, 1).map(m => [m.key, m.title]);
   const axes = [...data.settings.map(key => [key, shortName(key)]), ...main, [data.objective.key, data.objective.title]];
-  dimensions = axes.slice(-14).map(([key, title]) => newDimension(key, title));
+  const varies = ([key]) => new Set(finished.map(run => run.cells[key] ?? valueOfRun(run, key))).size > 1;
+  dimensions = axes.filter(varies).slice(-14).map(([key, title]) => newDimension(key, title));
   const runs = finished;
-  if (runs.length < 2) { $("parallel").hidden = true; return; }
+  if (runs.length < 2 || !dimensions.length) { $("parallel").hidden = true; return; }
   const before = $("parallel-plot").data?.[0]?.dimensions ?? [];
   const trace = {
     type: "parcoords", line: { color: runs.map(run => (data.objective.lower ? -1 : 1) * run.objective), colorscale: "Viridis" },

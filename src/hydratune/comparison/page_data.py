@@ -158,7 +158,10 @@ def _other_metrics(runs: Sequence[Run], compared: Comparison) -> list[str]:
             if (value := run.value(key)) is not None:
                 values.setdefault(key, set()).add(value)
     shown = [key for key, own in values.items() if key in compared.costs or len(own) > 1]
-    return [key for key in shown if key not in (*compared.metrics, compared.by.metric, "objective")]
+    loss = ("objective", "val/loss")  # two names of one number
+    hidden = {*compared.metrics, compared.by.metric, "objective"}
+    hidden |= set(loss) if compared.by.metric in loss else set()
+    return [key for key in shown if key not in hidden]
 
 
 def _json_value(value: object) -> Scalar:

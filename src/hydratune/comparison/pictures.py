@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.effects import Effect
+from hydratune.comparison.entries import Entry
 from hydratune.comparison.runs import Run
 from hydratune.errors import InputError
 from hydratune.metric_format import heading, scale
@@ -53,16 +54,18 @@ def draw_pictures(compared: Comparison, folder: Path, formats: Sequence[str]) ->
 
 def _draw_curves(figure: "Figure", compared: Comparison) -> bool:
     """Draw the validation loss of the best runs by step."""
-    runs = [run for entry in compared.ranked for run in entry.runs]
-    curves = [(run, _validation_curve(run)) for run in runs]
-    curves = [(run, points) for run, points in curves if points][:_MOST_CURVES]
+    curves = [
+        (_label(run, entry, compared), points)
+        for entry in compared.ranked
+        for run in entry.runs
+        if (points := _validation_curve(run))
+    ][:_MOST_CURVES]
     if not curves:
         return False
     axes = figure.subplots()
-    for position, (run, points) in enumerate(curves):
+    for position, (label, points) in enumerate(curves):
         width = 2.2 if position == 0 else 1.0
         steps, losses = zip(*points, strict=True)
-        label = _label(run, compared)
         axes.plot(steps, losses, label=label, linewidth=width, marker="o", markersize=3)
     axes.set(xlabel="optimizer step", ylabel="validation loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -75,12 +78,12 @@ def _validation_curve(run: Run) -> list[tuple[float, float]]:
     return [(row["step"], row["val/loss"]) for row in run.history() if "val/loss" in row]
 
 
-def _label(run: Run, compared: Comparison) -> str:
-    settings = [
-        f"{compared.short_names[key]}={compared.format_setting(key, run.settings.get(key))}"
-        for key in compared.keys
-    ]
-    return ", ".join(settings) or run.name
+def _label(run: Run, entry: Entry, compared: Comparison) -> str:
+    """Return the settings of the entry, and the seed of one of several."""
+    if not compared.keys and len(entry.runs) == 1:
+        return run.name
+    seed = f", seed={run.settings.get('seed')}" if len(entry.runs) > 1 else ""
+    return f"{compared.describe(entry, short=True)}{seed}"
 
 
 def _draw_settings(figure: "Figure", compared: Comparison) -> bool:
@@ -109,6 +112,7 @@ def _draw_effect(axes: "Axes", effect: Effect, compared: Comparison) -> None:
     ]
     axes.errorbar(range(len(names)), means, yerr=[halves, halves], fmt="s-", color="C0", capsize=3)
     axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)  # so that labels of neighbouring pictures do not touch
     axes.set_xlabel(effect.key)
     _style(axes)
 
