@@ -13,6 +13,8 @@ from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SweepJob, read_sweep
 from hydratune.tracking import wandb_file
 
+_LOG = ".wandb"  # the ending of a file of W&B's client
+
 
 def collect_runs(folders: Sequence[Path]) -> list[Run]:
     """Return every run in and below ``folders``.
@@ -21,9 +23,13 @@ def collect_runs(folders: Sequence[Path]) -> list[Run]:
     logged. Raises ``InputError`` if a folder holds no run.
     """
     found: list[list[Run]] = []
+    files = [folder for folder in folders if folder.suffix == _LOG and folder.is_file()]
+    links = {file.resolve(): file for file in files}  # each file once
     seen: set[Path] = set()  # run directories below folders that came before
     for folder in folders:
         if logs := _wandb_files(folder):
+            if folder in files:  # together, because several may be of one resumed run
+                logs = sorted(links.values()) if folder == files[0] else []
             found.append(wandb_runs.collect_logged_runs(logs))
         else:
             runs = _runs_below(folder)
@@ -54,7 +60,7 @@ def _once_each(found: Sequence[Sequence[Run]]) -> list[list[Run]]:
 
 def _wandb_files(folder: Path) -> list[Path]:
     """Return the .wandb files to read; empty if there are run directories to read instead."""
-    if folder.suffix != ".wandb" and any(folder.glob(f"**/{RunFile.status}")):
+    if folder.suffix != _LOG and any(folder.glob(f"**/{RunFile.status}")):
         return []
     return wandb_file.find_logs(folder)
 
@@ -135,7 +141,7 @@ def _with_names(folders: Sequence[Path], found: Sequence[Sequence[Run]]) -> list
         top = folder
         if len(folders) == 1:
             top = _common_parent([run.path for run in runs if not run.only_logged])
-        has_prefix = len(folders) > 1 and folder.suffix != ".wandb"
+        has_prefix = len(folders) > 1 and folder.suffix != _LOG
         for run in runs:
             own = run.name if run.only_logged else run.path.relative_to(top).as_posix()
             parts = [prefix if has_prefix else "", "" if own == "." else own]

@@ -62,13 +62,15 @@ def _draw_curves(figure: "Figure", compared: Comparison) -> bool:
     ][:_MOST_CURVES]
     if not curves:
         return False
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.subplots()
     for position, (label, points) in enumerate(curves):
         width = 2.2 if position == 0 else 1.0
         steps, losses = zip(*points, strict=True)
         axes.plot(steps, losses, label=label, linewidth=width, marker="o", markersize=3)
     axes.set(xlabel="optimizer step", ylabel="validation loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=7, frameon=False)
     _style(axes)
     return True
