@@ -9,7 +9,15 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from hydratune.metric_table import Unit, cost_headings, split_system, title, unit
+from hydratune.metric_table import (
+    VALIDATION,
+    Unit,
+    cost_headings,
+    run_metric,
+    split_system,
+    title,
+    unit,
+)
 
 _UNITS = {Unit.rate: "%", Unit.bytes: "GiB"}  # of the written number, where it is scaled
 _WHOLE = (Unit.count, Unit.per_second)
@@ -45,6 +53,12 @@ def with_unit(key: str, value: float) -> str:
     """Return a value with its unit, for a sentence: "83.7 %"."""
     own = _UNITS.get(unit(key))
     return f"{written(key, value)} {own}" if own else written(key, value)
+
+
+def in_sentence(key: str, value: float, interval: Sequence[float] | None) -> str:
+    """Return a value with its unit and its interval: "83.7 % [81.2, 86.3]"."""
+    edges = with_interval(key, value, interval).partition(" [")[2]
+    return f"{with_unit(key, value)} [{edges}" if edges else with_unit(key, value)
 
 
 def mean_and_spread(key: str, values: Sequence[float]) -> str:
@@ -94,10 +108,15 @@ def _decimals(key: str, value: float) -> tuple[int, bool]:
         return 2, False
     if value and (size < 1e-3 or size >= 1e6):
         return -1, False
-    if split_system(key)[0] is None:
+    if not _is_of_answers(key):
         return _DIGITS, False
     magnitude = math.floor(math.log10(size)) if size and math.isfinite(size) else 0
     return max(0, min(_DIGITS, _DIGITS - 1 - magnitude)), size >= 1000
+
+
+def _is_of_answers(key: str) -> bool:
+    of_validation = key.startswith(f"{VALIDATION}/") and run_metric(key) is None
+    return of_validation or split_system(key)[0] is not None
 
 
 def _number(value: float, decimals: int, separated: bool) -> str:
