@@ -80,7 +80,7 @@ def test_every_setting_of_a_page_exists(page: Path) -> None:
 def test_pages_show_commands_settings_and_scripts() -> None:
     gpu = ROOT / "docs" / "gpu.md"
     assert trained_by(gpu) and len(settings_on(gpu)) > 5 and "benchmarks/gpu" in gpu.read_text()
-    assert sum(len(trained_by(page)) for page in DOCS) > 3
+    assert sum(len(trained_by(page)) for page in DOCS) >= 3
 
 
 def test_readme_names_its_commands() -> None:
