@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 OBJECTIVE = "objective"  # the validation loss under the name by which runs are ranked
+LOSS = "val/loss"  # the validation loss
 LIKELIHOOD, GENERATION = "likelihood", "generation"  # measured in every evaluation of answers
 PACKAGE_METRICS = "hydratune.metrics"  # entry points of packages that bring other metrics
 _ANY = "*"  # the last part of a row's name that stands for every field, class or package

@@ -9,30 +9,20 @@ from hydratune.data.sources.contracts import ContractsData
 from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
 from hydratune.evaluation.result_rows import without_leaks
 from hydratune.experiment.job import Job
+from hydratune.experiment.tracker import page_lines
 from hydratune.models import turn_ends
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.overrides import as_typed
+from hydratune.tracking.tracker import Tracker
 
 
-def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hint: str) -> None:
-    """Print the results and the commands that continue from here.
-
-    ``tracker_hint``: the address of the W&B run or the command that shows it, or "".
-    """
+def print_results(job: Job, metrics: RunMetrics) -> None:
+    """Print what the run measured."""
     section("results")
-    _print_results(job, metrics)
-    section("next")
-    _print_next(job, record)
-    if tracker_hint:
-        console.print(f"W&B         {tracker_hint}", soft_wrap=True)
-
-
-def _print_results(job: Job, metrics: RunMetrics) -> None:
     content, values = metrics.to_json(), metrics.values
     console.print(terminal.results(content, metrics.systems, len(job.examples)))
-    console.print(terminal.times(job.seconds))
     speed, memory = values["cost/tokens_per_second"], values["cost/peak_memory_bytes"]
     console.print(
         f"validation loss {values['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory"
@@ -52,6 +42,17 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
     console.print(f"{colour}{metrics.course['advice']}", soft_wrap=True)
 
 
+def print_next(job: Job, record: RunDirectory, tracker: Tracker) -> None:
+    """Print where the time went, and what to type next."""
+    console.print(terminal.times(job.seconds))
+    section("next")
+    _print_commands(job, record)
+    if tracker.hint:
+        console.print(f"W&B         {escape(tracker.hint)}", soft_wrap=True)
+    for line in page_lines(tracker)[1:]:  # of the group and the sweep
+        console.print(line, soft_wrap=True)
+
+
 def _print_forgetting(job: Job, metrics: RunMetrics) -> None:
     content = metrics.to_json()
     console.print(terminal.forgetting(content))
@@ -61,7 +62,7 @@ def _print_forgetting(job: Job, metrics: RunMetrics) -> None:
             console.print(f"[{colour}]forgotten too much: {escape(excess)}", soft_wrap=True)
 
 
-def _print_next(job: Job, record: RunDirectory) -> None:
+def _print_commands(job: Job, record: RunDirectory) -> None:
     folder = record.shown
     place, command = escape(str(folder)), escape(as_typed("run", folder))
     console.print(f"adapter     {place}/adapter  [dim](PEFT format)", soft_wrap=True)

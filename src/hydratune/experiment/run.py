@@ -25,6 +25,7 @@ from hydratune.models import hardware
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, RunFile, is_main_process
 from hydratune.settings.commands import TrainConfig
+from hydratune.tracking.console_log import console_copied_to
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, resume
 from hydratune.training.elementwise import elementwise_for
@@ -51,7 +52,8 @@ def run_experiment(
         if is_new:
             tracker.restore_history(resume.history(job.checkpoint))
         metrics = _measure_and_train(job, record, tracker)
-    closing.print_report(job, record, metrics, tracker.hint)
+        closing.print_results(job, metrics)
+    closing.print_next(job, record, tracker)
 
 
 def preview(config: TrainConfig) -> None:
@@ -74,13 +76,17 @@ def _tracked(
         tracker, is_new = context.resources.tracker(lambda: track_run(config, record, context))
     exit_code: int | None = 1
     try:
-        yield tracker, is_new
+        with console_copied_to(tracker):
+            yield tracker, is_new
         exit_code = 0
     except Paused:
         exit_code = None
         raise
     except (KeyboardInterrupt, RunInterrupted):
         exit_code = 130
+        raise
+    except Exception as error:
+        tracker.write_log(f"{type(error).__name__}: {error}")
         raise
     finally:
         if exit_code is not None:
