@@ -50,6 +50,24 @@ def _new(name: str) -> bool:
     return metric_table.answer_metric(name) is None
 
 
+def value_texts(measured: MeasuredValues, key: str, unit: Unit) -> tuple[str, str]:
+    """Return a value and its interval as texts: rates in per cent, the interval in brackets.
+
+    A dash where the system's answers have nothing to count; no interval for a count.
+    """
+    if key not in measured:
+        return "-", ""
+    value, interval = measured[key], measured["intervals"].get(key)
+    if unit is Unit.count:
+        return f"{value:,.0f}", ""
+    scale, digits = (100, 1) if unit is Unit.rate else (1, 3 if value < 1000 else 0)
+    text = f"{scale * value:.{digits}f}"
+    if not interval:
+        return text, ""
+    low, high = (f"{scale * edge:.{digits}f}" for edge in interval)
+    return text, f"[{low}, {high}]"
+
+
 def changes(measured: MeasuredValues) -> list[Change]:
     """Return what the fine-tuned model gained or lost on the panel, one row for each measure."""
     intervals = measured.get("intervals", {})

@@ -5,7 +5,13 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.evaluation.result_rows import Change, MeasuredValues, answer_metrics, changes
+from hydratune.evaluation.result_rows import (
+    Change,
+    MeasuredValues,
+    answer_metrics,
+    changes,
+    value_texts,
+)
 from hydratune.metric_table import SYSTEM_TITLES, Unit
 
 _MAX_FIELDS = 12  # of a JSON answer, shown one by one
@@ -44,17 +50,8 @@ def _add_fields(table: Table, measured: MeasuredValues, systems: Sequence[str]) 
 
 def _cell(measured: MeasuredValues, key: str, unit: Unit) -> str:
     """Return a value with its interval; a dash where the system's answers have nothing to count."""
-    if key not in measured:
-        return "-"
-    value, interval = measured[key], measured["intervals"].get(key)
-    if unit is Unit.count:
-        return f"{value:,.0f}"
-    scale, digits = (100, 1) if unit is Unit.rate else (1, 3 if value < 1000 else 0)
-    text = f"{scale * value:.{digits}f}"
-    if not interval:
-        return text
-    low, high = (f"{scale * edge:.{digits}f}" for edge in interval)
-    return f"{text} [dim]\\[{low}, {high}][/]"
+    value, interval = value_texts(measured, key, unit)
+    return f"{value} [dim]{escape(interval)}[/]" if interval else value
 
 
 def forgetting(measured: MeasuredValues) -> Table:

@@ -11,6 +11,7 @@ from hydratune.experiment.context import RunContext
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob, read_sweep
 from hydratune.settings.commands import TrainConfig
+from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import plain
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import LONGEST_TAG, TEXT_SETTINGS, TrackingMode
@@ -122,20 +123,21 @@ def _name(
 def tags_of(config: TrainConfig) -> list[str]:
     """Return the tags of a run: its model, data, adapter, and the commit of this program."""
     adapter = str(plain(config.adapter)["method"])
-    tags = [config.model.name, _name_of_data(plain(config.data)), adapter, _commit()]
+    tags = [config.model.name, name_of_data(config.data), adapter, short_commit()]
     return [mask(tag)[:LONGEST_TAG] for tag in tags if tag]
 
 
-def _name_of_data(settings: Mapping[str, object]) -> str:
+def name_of_data(data: DataConfig) -> str:
     """Return what the data are called: a file, a folder, a data set of the hub, or the source."""
+    settings = plain(data)
     source = str(settings["source"])
     name = str(settings.get(_NAME_OF_DATA.get(source, ""), source))
     return name if source == "hub" else Path(name).stem
 
 
 @cache
-def _commit() -> str:
-    """Return the first digits of the commit of this program; "" outside a repository."""
+def short_commit() -> str:
+    """Return the first digits of the commit of this program; "" if it is not in a repository."""
     return str(git_commit(Path(__file__).parent).get("commit", ""))[:_COMMIT_DIGITS]
 
 

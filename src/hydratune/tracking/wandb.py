@@ -102,7 +102,7 @@ class WandbTracker:
         self.logger = WandbLogger(experiment=run)
         self.id: str | None = run.id
         self.hint = f"wandb sync {self._shown_folder}" if run.offline else str(run.url or "")
-        self.pages = _pages(run)
+        self.pages: Mapping[str, str] = _pages(run)
         self._writes_log = config.log_console and config.log_text
         if page := self.pages.get(_GROUP):
             (self._folder / _PAGE).write_text(page, "utf-8")
