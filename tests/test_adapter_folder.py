@@ -13,7 +13,10 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM
 
 from conftest import SMALL
+from hydratune.adapters import attach
 from hydratune.adapters import folder as folders
+from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.adapters.methods.prompt_tuning import PromptInit, PromptTuning
 from hydratune.models.sources.hub import HubModel
 from hydratune.models.sources.wheel import WheelModel
 from hydratune.settings.model import Source, name_without_path
@@ -152,3 +155,24 @@ def test_weights_of_a_folder(tmp_path: Path) -> None:
     before = folders.weights_of(tmp_path)
     (tmp_path / "a.safetensors").write_bytes(b"12345679")
     assert before != folders.weights_of(tmp_path) and list(before) == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        PromptTuning(
+            num_virtual_tokens=4, prompt_tuning_init=PromptInit.TEXT, prompt_tuning_init_text="law"
+        ),
+        LoraAdapter(r=2, init_lora_weights="pissa"),
+    ],
+    ids=["prompt from a text", "pissa"],
+)
+def test_no_method_writes_where_the_base_was(
+    adapter: Any, tiny: Any, model: Any, tmp_path: Path
+) -> None:
+    own = attach.add_adapter(model.requires_grad_(False), adapter, 1)
+    attach.save(own, tiny[2], tmp_path / "adapter")
+    for file in (tmp_path / "adapter").rglob("*"):
+        assert str(Path(tiny[1].name).parent).encode() not in file.read_bytes(), file
+    base = AutoModelForCausalLM.from_pretrained(tiny[1].name)
+    PeftModel.from_pretrained(base, str(tmp_path / "adapter"))

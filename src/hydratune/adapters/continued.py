@@ -25,6 +25,7 @@ from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import KEY, AdapterFolder, settings_of_run, weights_of
 from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import ConfigError, Problem
+from hydratune.models.sources.local import LocalModel
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import TrainConfig
@@ -168,14 +169,14 @@ def check_base(config: TrainConfig, source: Source, saved: AdapterFolder) -> str
     if recorded is not None and recorded.is_file():
         _check_recorded_base(config, source, saved, str(read_json(recorded).get("base")))
         return ""
-    names = (None, source.name, config.model.public_name(source))
-    if _are_copies(saved, source) or (
-        saved.base in names and not _have_other_weights(saved, source)
-    ):
+    is_unique = not isinstance(config.model, LocalModel)  # many folders may have the same name
+    names = (None, source.name, *([config.model.public_name(source)] if is_unique else []))
+    others = _have_other_weights(saved, source)
+    if _are_copies(saved, source) or (saved.base in names and not others):
         return ""
-    before, now = Path(saved.base), Path(source.name)
+    before, now = Path(str(saved.base)), Path(source.name)
     why = ""
-    if _have_other_weights(saved, source) or (before.is_dir() and now.is_dir()):
+    if others or (before.is_dir() and now.is_dir()):
         why = f"it was trained on {before}, whose weights are not those of {now}"
     elif config.model.on_hub and not before.is_absolute():
         why = f"it was trained on {saved.base}"
@@ -221,7 +222,7 @@ def _base_of_run(config: TrainConfig, directory: Path, run: TrainConfig) -> str:
 def _base_named_by(saved: AdapterFolder) -> str:
     """Return the advice to use the base model that ``saved`` names."""
     base = str(saved.base)
-    if Path(base).is_dir():
+    if Path(base).is_dir() and saved.base_weights in (None, weights_of(Path(base))):
         kind = f"set model=local model.path={base}"
     elif saved.base_weights is not None:  # its name alone
         kind = f"set model=local model.path=DIR, where DIR is the folder {base}"

@@ -61,13 +61,15 @@ class AdapterFolder:
     def base_weights(self) -> dict[str, str] | None:
         """The weights of a base model that was a folder, as ``weights_of`` gives them.
 
-        None if they were not recorded.
+        None if they were not recorded, or for a base of another name.
         """
         try:
             content = json.loads((self.path / BASE_FILE).read_text("utf-8"))
         except (OSError, ValueError):
             return None
-        weights = content.get("weights") if isinstance(content, dict) else None
+        if not isinstance(content, dict) or content.get("name") != self.base:
+            return None
+        weights = content.get("weights")
         return {str(k): str(v) for k, v in weights.items()} if isinstance(weights, dict) else None
 
 
