@@ -127,9 +127,8 @@ def test_the_card_of_an_interrupted_run_says_that_nothing_was_measured(
     words = ("optimizer.lr=1e9", "trainer.max_loss_ratio=1.01", "trainer.gradient_clip_val=null")
     run = tmp_path / "run"
     code, text = hydratune("train", *SMALL, "tracking=disabled", *words, f"hydra.run.dir={run}")
-    if not (run / "adapter" / "README.md").is_file():
-        pytest.skip(f"nothing was saved: {text[-200:]}")
-    assert code != 0 and "Not measured" in (run / "adapter" / "README.md").read_text()
+    assert code != 0, text
+    assert "Not measured" in (run / "adapter" / "README.md").read_text()
 
 
 def test_names_of_base_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

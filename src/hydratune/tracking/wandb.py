@@ -150,7 +150,9 @@ class WandbTracker:
         names = replace(self.names, name=name, job_type=JOB_TYPE, tags=tags)
         measured = {k: v for k, v in self.settings.items() if k in _MEASURED_BY}
         options = _options(self.config, measured, names, None)
-        return wandb.init(mode="offline" if self.run.offline else "online", id=_new_id(), **options)
+        mode: Literal["offline", "online"] = "offline" if self.run.offline else "online"
+        with _command_as_typed():
+            return wandb.init(mode=mode, id=_new_id(), **options)
 
     def _sweep_has(self, metric: str) -> bool:
         """Return whether a run of the same W&B sweep has stored ``metric``.
@@ -347,7 +349,6 @@ def _options(
     command = typed_command()
     client = wandb.Settings(
         console="off",  # it would mix the lines of all runs of a process; see ``write_log``
-        program=command[0] if command is not None else None,
         save_code=False,
         finish_timeout=60,
         finish_timeout_raises=True,
@@ -357,6 +358,8 @@ def _options(
         stop_fn=on_stop,
         x_disable_meta=not config.log_text,  # the command line is part of it
     )
+    if command is not None:
+        client.program = command[0]
     return {
         "project": os.environ.get("WANDB_PROJECT") or config.project,
         "entity": os.environ.get("WANDB_ENTITY") or config.entity,
