@@ -55,7 +55,8 @@ def test_every_command_of_a_page_exists_and_composes(page: Path) -> None:
     for overrides in trained:
         compose(*overrides)
     scripts = [word for words in commands for word in words if word.startswith("benchmarks/")]
-    assert trained and scripts and all((ROOT / script).is_file() for script in scripts)
+    assert trained and all((ROOT / script).is_file() for script in scripts)
+    assert scripts or page.name != "gpu.md"
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
@@ -65,7 +66,7 @@ def test_every_setting_of_a_page_exists(page: Path) -> None:
         for line in lines_of_code(page)
         if re.fullmatch(r"(trainer|evaluation|model|data|adapter)(\.\w+)?=[\w.-]+", line)
     }
-    assert len(settings) > 5
+    assert len(settings) > (5 if page.name == "gpu.md" else 0)
     for setting in settings:
         compose(setting)
 
