@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.runs import Run
-from hydratune.metric_table import LOSS, OBJECTIVE, title
+from hydratune.metric_table import OBJECTIVE, title
+from hydratune.settings.monitor import LOSS
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Layout

@@ -8,14 +8,19 @@ from hydratune.console import console, section
 from hydratune.data.sources.contracts import ContractsData
 from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
 from hydratune.evaluation.result_rows import without_leaks
+from hydratune.experiment import validation_answers
 from hydratune.experiment.job import Job
 from hydratune.experiment.tracker import page_lines
+from hydratune.experiment.training import ANSWERING
+from hydratune.metric_table import VALIDATION, main_metric, title
 from hydratune.models import turn_ends
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
+from hydratune.settings.monitor import Monitor
 from hydratune.settings.overrides import as_typed
 from hydratune.tracking.tracker import Tracker
+from hydratune.training.task import Measured
 
 
 def print_results(job: Job, metrics: RunMetrics) -> None:
@@ -28,6 +33,7 @@ def print_results(job: Job, metrics: RunMetrics) -> None:
         f"validation loss {values['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory"
         f" {memory / 2**30:.1f} GiB"
     )
+    _print_validation(job, metrics)
     if "forgetting/within_budget" in values:
         _print_forgetting(job, metrics)
     if "memorisation/difference" in values:
@@ -51,6 +57,30 @@ def print_next(job: Job, record: RunDirectory, tracker: Tracker) -> None:
         console.print(f"W&B         {escape(tracker.hint)}", soft_wrap=True)
     for line in page_lines(tracker)[1:]:  # of the group and the sweep
         console.print(line, soft_wrap=True)
+
+
+def _print_validation(job: Job, metrics: RunMetrics) -> None:
+    """Print the answers to the validation rows, what they cost, and what they would have chosen."""
+    if job.validation_set is None:
+        return
+    monitor = Monitor.read(job.config.trainer.monitor)
+    name = monitor.metric
+    if monitor.is_loss:
+        name = f"{VALIDATION}/{main_metric(metrics.values, f'{VALIDATION}/') or 'nll'}"
+    if name in metrics.values:
+        interval = metrics.intervals.get(name)
+        edges = (interval[0], interval[1]) if interval else None
+        value = validation_answers.describe(Measured(metrics.values[name], edges))
+        rows = metrics.settings["validation"]["rows"]
+        spent = job.seconds.get(ANSWERING, 0.0)
+        share = 100 * spent / sum(job.seconds.values())
+        console.print(
+            f"{title(name)} {value} on {rows} validation rows; answering them took {spent:.1f} s,"
+            f" {share:.0f} % of the run",
+            soft_wrap=True,
+        )
+    for sentence in metrics.settings["objective"].get("other_choices", []):
+        console.print(f"[yellow]{escape(sentence)}", soft_wrap=True)
 
 
 def _print_forgetting(job: Job, metrics: RunMetrics) -> None:

@@ -23,6 +23,7 @@ from hydratune.experiment import (
     probes,
     results,
     training,
+    validation_answers,
 )
 from hydratune.experiment.context import RunContext
 from hydratune.experiment.job import Job, timed
@@ -141,7 +142,8 @@ def _measure_and_train(job: Job, record: RunDirectory, tracker: Tracker) -> RunM
 
     answers = test_rows.after()
     measured = [probe.after() for probe in others]
-    metrics = results.collect(job, fitted, test_rows.predictions, answers, measured)
+    validation = validation_answers.at_kept_weights(job, record, fitted.best)
+    metrics = results.collect(job, fitted, test_rows.predictions, answers, validation, measured)
     metrics.write(record.metrics_file)
     model_card.write(job, record, metrics)
     tracker.log_summary(metrics.values)

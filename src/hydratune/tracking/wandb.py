@@ -19,9 +19,10 @@ from urllib.parse import quote
 from rich.markup import escape
 
 from hydratune.console import console, relative_path
-from hydratune.metric_table import LOSS, OBJECTIVE, lower_is_better
+from hydratune.metric_table import OBJECTIVE, lower_is_better
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import HistoryRow
+from hydratune.settings.monitor import LOSS
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TEXT_SETTINGS, TrackingConfig
@@ -44,7 +45,7 @@ _PAGE = "page"  # a file with the address of a run's group, in the folder of an 
 _GROUP = "W&B group"  # the label of that address
 _MEASURED_BY = ("name", "model", "data", "evaluation")  # settings that decide a baseline's results
 _STEP = "trainer/global_step"
-_LOGGED = ("train/loss", LOSS, "lr", "tokens", "tokens_per_second", "grad_norm", "sample/*")
+_LOGGED = ("train/loss", LOSS, "lr", "tokens", "tokens_per_second", "grad_norm", "val/*")
 _PREDICTION_COLUMNS = (
     "id",
     "prompt",

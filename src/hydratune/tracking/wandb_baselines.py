@@ -38,7 +38,7 @@ def split_baselines(
     for key, value in metrics.items():
         system, name = split_system(key)
         whole, _, subset = (system or TUNED).partition("_")
-        if whole == TUNED:
+        if whole not in _TITLES:
             own[key] = value
         else:
             tuned = "_".join(filter(None, (TUNED, subset)))
