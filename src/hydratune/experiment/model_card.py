@@ -22,6 +22,7 @@ from hydratune.records.files import write_text
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.model import Quantization
+from hydratune.settings.monitor import Monitor
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TEXT_SETTINGS
@@ -127,12 +128,14 @@ def _data(job: Job) -> str:
 
 def _training(job: Job) -> str:
     settings = yaml.safe_dump(dict(_settings(job)), sort_keys=False, default_flow_style=None)
+    monitor = Monitor.read(job.config.trainer.monitor)
+    best = "lowest" if monitor.lower else "highest"
     installed = versions()
     packages = ", ".join(f"{name} {installed[name]}" for name in _PACKAGES)
     of_commit = f"; commit `{commit}`" if (commit := short_commit()) else ""
     return (
         f"## Training\n\nPrecision {job.compute.precision} on {job.compute.accelerator}. The saved"
-        f" weights are those of the lowest validation loss. Versions: {packages}{of_commit}."
+        f" weights are those of the {best} {monitor.title}. Versions: {packages}{of_commit}."
         f" Settings that are not off:\n\n```yaml\n{settings}```"
     )
 
