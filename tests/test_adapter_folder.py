@@ -17,6 +17,7 @@ from hydratune.adapters import attach
 from hydratune.adapters import folder as folders
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.adapters.methods.prompt_tuning import PromptInit, PromptTuning
+from hydratune.metric_format import with_interval
 from hydratune.models.sources.hub import HubModel
 from hydratune.models.sources.wheel import WheelModel
 from hydratune.settings.model import Source, name_without_path
@@ -114,8 +115,9 @@ def test_the_model_card_is_filled(
         assert words not in content
     measured = json.loads((tmp_path / "run" / "metrics.json").read_text())
     (row,) = [line for line in content.splitlines() if line.startswith("| NLL per token")]
-    low, high = measured["intervals"]["eval/nll"]
-    assert row.endswith(f"| {measured['eval/nll']:.3f} [{low:.3f}, {high:.3f}] |")
+    interval = measured["intervals"]["eval/nll"]
+    value = with_interval("eval/nll", measured["eval/nll"], interval)
+    assert "[" in value and row.endswith(f"| {value} |")
     assert (
         "8 rows of tickets" in content and f"Validation loss {measured['val/loss']:.4f}" in content
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydratune import metric_table
+from hydratune.metric_format import with_unit
 from hydratune.metric_table import Direction, Metric, Unit, main_metric, title
 from hydratune.records.files import Json
 
@@ -17,10 +18,11 @@ MeasuredValues = Mapping[str, Json]
 class Change:
     """A measure of forgetting before and after training; the divergence has no values of its own.
 
-    ``interval`` is that of the difference: None where there are too few items for one.
+    ``interval`` is that of the difference: None where there are too few items for one. ``key`` is
+    the metric after training.
     """
 
-    title: str
+    key: str
     before: float | None
     after: float
     difference: float | None = None
@@ -50,24 +52,6 @@ def _new(name: str) -> bool:
     return metric_table.answer_metric(name) is None
 
 
-def value_texts(measured: MeasuredValues, key: str, unit: Unit) -> tuple[str, str]:
-    """Return a value and its interval as texts: rates in per cent, the interval in brackets.
-
-    A dash where the system's answers have nothing to count; no interval for a count.
-    """
-    if key not in measured:
-        return "-", ""
-    value, interval = measured[key], measured["intervals"].get(key)
-    if unit is Unit.count:
-        return f"{value:,.0f}", ""
-    scale, digits = (100, 1) if unit is Unit.rate else (1, 3 if value < 1000 else 0)
-    text = f"{scale * value:.{digits}f}"
-    if not interval:
-        return text, ""
-    low, high = (f"{scale * edge:.{digits}f}" for edge in interval)
-    return text, f"[{low}, {high}]"
-
-
 def changes(measured: MeasuredValues) -> list[Change]:
     """Return what the fine-tuned model gained or lost on the panel, one row for each measure."""
     intervals = measured.get("intervals", {})
@@ -77,9 +61,9 @@ def changes(measured: MeasuredValues) -> list[Change]:
         delta = f"{key}_delta"
         if delta in measured:
             values = measured[f"{key}_base"], measured[key], measured[delta]
-            rows.append(Change(title(key), *values, intervals.get(delta)))
+            rows.append(Change(key, *values, intervals.get(delta)))
     if "forgetting/kl" in measured:
-        rows.append(Change(title("forgetting/kl"), None, measured["forgetting/kl"]))
+        rows.append(Change("forgetting/kl", None, measured["forgetting/kl"]))
     return rows
 
 
@@ -91,5 +75,6 @@ def without_leaks(measured: MeasuredValues) -> str:
     every, clean = measured[f"eval/{name}"], measured[f"eval_clean/{name}"]
     return (
         f"some test rows are in training, or nearly: without them {title(f'eval/{name}')}"
-        f" is {clean:.3f} instead of {every:.3f} ({measured['eval_clean/rows']:.0f} rows)"
+        f" is {with_unit(f'eval/{name}', clean)} instead of"
+        f" {with_unit(f'eval/{name}', every)} ({measured['eval_clean/rows']:.0f} rows)"
     )

@@ -12,10 +12,11 @@ import yaml
 from hydratune.adapters.attach import count_parameters
 from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import CARD_FILE, BaseModel, describe_adapter, weights_of
-from hydratune.evaluation.result_rows import MeasuredValues, answer_metrics, changes, value_texts
+from hydratune.evaluation.result_rows import MeasuredValues, answer_metrics, changes
 from hydratune.experiment.job import Job
 from hydratune.experiment.tracker import name_of_data, short_commit
-from hydratune.metric_table import SYSTEM_TITLES, Metric
+from hydratune.metric_format import heading, with_interval, with_unit
+from hydratune.metric_table import SYSTEM_TITLES, Metric, title
 from hydratune.models import turn_ends
 from hydratune.models.sources.local import LocalModel
 from hydratune.records.files import write_text
@@ -164,14 +165,14 @@ def _results(job: Job, metrics: RunMetrics | None) -> str:
         f"| metric | {' | '.join(titles)} |",
         f"| --- |{' ---: |' * len(systems)}",
         *(
-            f"| {_escaped(metric.title)} | {' | '.join(_cells(content, systems, metric))} |"
+            f"| {_escaped(heading(f'eval/{metric.name}'))} | {' | '.join(_cells(content, systems, metric))} |"
             for metric in answer_metrics(content, systems)
         ),
     ]
     forgotten = [f"- {line}" for line in _forgetting(content)]
     return "\n".join(
         [
-            f"## Results\n\nOn {settings['rows']} test rows, which were not trained on; rates in %,"
+            f"## Results\n\nOn {settings['rows']} test rows, which were not trained on,"
             f" in brackets {settings['intervals'].split(':')[0]} intervals.\n",
             *lines,
             f"\nValidation loss {values['val/loss']:.4f} (nats per token).",
@@ -182,15 +183,19 @@ def _results(job: Job, metrics: RunMetrics | None) -> str:
 
 def _cells(content: MeasuredValues, systems: list[str], metric: Metric) -> Iterator[str]:
     for system in systems:
-        value, interval = value_texts(content, f"{system}/{metric.name}", metric.unit)
-        yield f"{value} {interval}".strip()
+        key = f"{system}/{metric.name}"
+        yield with_interval(key, content.get(key), content["intervals"].get(key))
 
 
 def _forgetting(content: MeasuredValues) -> Iterator[str]:
     """Yield what was lost or gained on general texts, one line for each measure."""
     for change in changes(content):
-        before = "" if change.before is None else f"{change.before:.4f} before, "
-        yield f"{change.title}: {before}{change.after:.4f} after training"
+        before, after = (
+            "" if value is None else with_unit(change.key, value)
+            for value in (change.before, change.after)
+        )
+        before = f"{before} before, " if before else ""
+        yield f"{title(change.key)}: {before}{after} after training"
 
 
 def _limits(job: Job, metrics: RunMetrics | None) -> str:
