@@ -165,7 +165,7 @@ def _results(job: Job, metrics: RunMetrics | None) -> str:
         f"| metric | {' | '.join(titles)} |",
         f"| --- |{' ---: |' * len(systems)}",
         *(
-            f"| {_escaped(heading(f'eval/{metric.name}'))} | {' | '.join(_cells(content, systems, metric))} |"
+            f"| {' | '.join(_cells(content, systems, metric))} |"
             for metric in answer_metrics(content, systems)
         ),
     ]
@@ -182,6 +182,8 @@ def _results(job: Job, metrics: RunMetrics | None) -> str:
 
 
 def _cells(content: MeasuredValues, systems: list[str], metric: Metric) -> Iterator[str]:
+    """Yield the cells of a row: the name of the metric, and its value for each system."""
+    yield _escaped(heading(f"eval/{metric.name}"))
     for system in systems:
         key = f"{system}/{metric.name}"
         yield with_interval(key, content.get(key), content["intervals"].get(key))
