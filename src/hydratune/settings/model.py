@@ -29,6 +29,21 @@ class Source:
     identity: str  # checksum, commit or folder
 
 
+def name_without_path(name: str) -> str:
+    """Return the name of a model folder, or the hub id if the folder is one of the hub's cache.
+
+    A hub id stays as it is.
+    """
+    if not Path(name).is_absolute() and not Path(name).is_dir():
+        return name
+    folder = Path(name).resolve()
+    if folder.parent.name == "snapshots":  # of the hub's cache: models--ORG--NAME/snapshots/COMMIT
+        kind, *parts = folder.parents[1].name.split("--")
+        if kind == "models" and parts:
+            return "/".join(parts)
+    return Path(name).absolute().name or folder.name
+
+
 @dataclass
 class ModelConfig:
     """The base model.
@@ -76,6 +91,13 @@ class ModelConfig:
     def loaded_identity(self, source: Source, commit: str | None) -> str:
         """Return what identifies the loaded weights; ``commit`` is that of a hub model."""
         return source.identity
+
+    def public_name(self, source: Source) -> str:
+        """Return what other machines know the model by: an id on the hub, or its folder's name.
+
+        An adapter folder and its model card name the base model so, and no path of this machine.
+        """
+        return name_without_path(source.name)
 
     def loading_error(self, source: Source, reason: str) -> HydratuneError:
         """Return the error of a model that cannot be loaded."""
