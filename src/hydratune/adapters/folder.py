@@ -213,8 +213,9 @@ def _method_of_package(saved: AdapterFolder) -> type[PeftAdapter] | None:
         kind = type(load(saved.run / RunFile.config).adapter)
     except (ConfigError, OmegaConfBaseException, OSError):  # without it, it is PEFT's method
         return None
-    is_of_package = issubclass(kind, PeftAdapter) and not is_own(kind)
-    return kind if is_of_package and kind.peft_type == saved.settings.get("peft_type") else None
+    if not issubclass(kind, PeftAdapter) or is_own(kind):
+        return None
+    return kind if kind.peft_type == saved.settings.get("peft_type") else None
 
 
 def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
