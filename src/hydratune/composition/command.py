@@ -59,7 +59,11 @@ def _read(command: str, args: Sequence[str]) -> list[str]:
     for folder in _own_folders(args):
         for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
             check_yaml(file)
-    return [*arguments.flags, *check_settings(arguments.settings, command)]
+    is_sweep = "-m" in arguments.flags or "--multirun" in arguments.flags
+    if is_sweep and command != "train":
+        raise InputError("this command runs once; for a sweep use hydratune train -m")
+    checked = check_settings(arguments.settings, command, is_sweep=is_sweep)
+    return [*arguments.flags, *checked]
 
 
 def _own_folders(args: Sequence[str]) -> Iterator[Path]:
