@@ -135,7 +135,7 @@ def test_settings_that_the_chosen_option_lacks_are_not_suggested() -> None:
     text = problems("rank=8", "adapter=ia3")["rank"]
     assert "it may be adapter.r: adapter=ia3 has no such setting" in text
     text = problems("adapter.r=8", "adapter=ia3")["adapter.r"]
-    assert "leave out adapter=ia3, or adapter.r" in text
+    assert "leave out adapter.r; or, instead of adapter=ia3: adapter=lora adapter.r=8" in text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hydratune.errors import ConfigError, Problem
+from hydratune.sweeps.search.distinct import DistinctSampler, size_of_space
 from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.settings import SearchSettings
 from hydratune.sweeps.search.space import Dimension
@@ -59,7 +60,10 @@ def make_sampler(
             problems.append(Problem("hydra.sweeper.options", options, str(error), fix))
     if problems:
         raise ConfigError(problems, prefix="search: ")
-    return _PerTrialSampler(make, settings.seed)
+    sampler = _PerTrialSampler(make, settings.seed)
+    if size_of_space(dimensions) is None:
+        return sampler
+    return DistinctSampler(sampler, dimensions, settings.seed)
 
 
 def _class_of(settings: SearchSettings) -> Callable[..., BaseSampler]:
