@@ -243,19 +243,10 @@ def _choices(key: str, elements: Sequence[ParsedElementType]) -> Dimension:
     if repeated is not None:
         raise ValueError(f"{repeated} is listed twice", "name every choice once")
     values = [_scalar(element, text) for element, text in zip(elements, texts, strict=True)]
-    for number, (value, text) in enumerate(zip(values, texts, strict=True)):
-        earlier = [t for v, t in zip(values[:number], texts, strict=False) if _is_same(v, value)]
-        if earlier:
-            raise ValueError(f"{earlier[0]} and {text} are the same value", f"leave out {text}")
     are_equal = any(a == b for i, a in enumerate(values) for b in values[:i])
     if are_equal or any(value != value for value in values):
         values = list(texts)
     return Dimension(key, CategoricalDistribution(values), tuple(texts))
-
-
-def _is_same(a: Value, b: Value) -> bool:
-    """Return whether two choices are equal numbers of one type, such as 1e-3 and 0.001."""
-    return isinstance(a, int | float) and type(a) is type(b) and a == b
 
 
 def _scalar(element: ParsedElementType, text: str) -> Value:
