@@ -141,6 +141,20 @@ class _Failure:
             if settings is not None and name not in (_node(settings, group) or ())
         ]
 
+    def is_refused(self, option: str, setting: str) -> bool:
+        """Return whether an option of a group with its setting is refused beside the others."""
+        group = option.partition("=")[0]
+        others = [f"{g}={self.values[g]}" for g in all_variants() if g in self.values]
+        choices = [choice for choice in others if not choice.startswith(f"{group}=")]
+        composed = self._compose([*choices, option, setting])
+        if composed is None:
+            return True
+        try:
+            problems = list(typed(composed, COMMANDS[self.command]).problems())
+        except (OmegaConfBaseException, HydratuneError):  # another setting is missing
+            return False
+        return any(problem.key == group for problem in problems)
+
     def _compose(self, choices: list[str]) -> DictConfig | None:
         """Return the settings with these options of groups; None if that is impossible."""
         try:
@@ -207,7 +221,7 @@ def _advice_to_quote(key: str, value: str) -> str:
         )
     advice = f"type both pairs of quotes: {as_one_text}"
     if "," in value:
-        advice += f"; or, for the values of a sweep: {quoted(key, *value.split(','))}"
+        advice += f"; or, for the values of a sweep: -m {quoted(key, *value.split(','))}"
     return advice
 
 
@@ -227,7 +241,7 @@ def _several_values_without_m(failure: _Failure) -> Problem | None:
     kind = setting_type(key)
     fix = fix_of_sweep(f"{key}={value}", failure.command)
     if "list" in kind:
-        fix += f"; write a list: {shlex.quote(f'{key}=[{value}]')}"
+        fix = f"write a list: {shlex.quote(f'{key}=[{value}]')}"
     if kind.startswith("str"):
         fix += f"; one text is typed with both pairs of quotes: {quoted(key, value)}"
     return Problem(key, value, "several values are a sweep", fix)

@@ -53,6 +53,9 @@ class ChosenOptions(Protocol):
     def exists(self, key: str) -> bool:
         """Return whether a setting exists with them."""
 
+    def is_refused(self, option: str, setting: str) -> bool:
+        """Return whether an option of a group with its setting is refused beside the others."""
+
     def options_without(self, key: str) -> list[str]:
         """Return those of the group of ``key`` that lack this setting."""
 
@@ -98,13 +101,15 @@ def _setting_of_others(
     group = key.rpartition(".")[0]
     having = ", ".join(f"{group}={owner}" for owner in owners)
     without = chosen.options_without(key)
-    setting = shlex.quote(f"{key}={value}")
+    plain = f"{key}={value}"
+    works = (owner for owner in owners if not chosen.is_refused(f"{group}={owner}", plain))
+    setting = f"{group}={next(works, owners[0])} {shlex.quote(plain)}"
     if not without:
         why = f"only these have it: {having}"
-        return Problem(typed, value, why, f"add {group}={owners[0]} {setting}")
+        return Problem(typed, value, why, f"add {setting}")
     lacking = ", ".join(f"{group}={option}" for option in without)
     why = f"{lacking} {'have' if len(without) > 1 else 'has'} no such setting (only {having})"
-    fix = f"leave out {typed}; or, instead of {lacking}: {group}={owners[0]} {setting}"
+    fix = f"leave out {typed}; or, instead of {lacking}: {setting}"
     return Problem(typed, value, why, fix)
 
 

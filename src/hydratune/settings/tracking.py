@@ -63,7 +63,9 @@ class TrackingConfig:
             yield Problem("tracking.project", project, why, "use letters, digits, - and _")
         if not 0 < len(project) <= _LONGEST_PROJECT:
             why = f"W&B's project names have 1 to {_LONGEST_PROJECT} characters, not {len(project)}"
-            yield Problem("tracking.project", project, why, "for example hydratune")
+            yield Problem(
+                "tracking.project", project, why, "for example tracking.project=hydratune"
+            )
         for tag in self.tags:
             if not 0 < len(tag) <= _LONGEST_TAG:
                 why = f"a tag of W&B has 1 to {_LONGEST_TAG} characters, not {len(tag)}"

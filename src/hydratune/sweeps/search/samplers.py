@@ -96,8 +96,8 @@ def _problems_of_cmaes(
         problems.append(Problem(key, "cmaes", "it optimises one objective only", fix))
     if sum(dimension.is_range() for dimension in dimensions) < 2:
         fix = (
-            "search two ranges, for example 'adapter.r=int(interval(4,64))', or set"
-            " hydra.sweeper.sampler=tpe"
+            "search two ranges, for example 'optimizer.lr=tag(log, interval(1e-4,1e-2))'"
+            " 'adapter.r=int(interval(4,64))', or set hydra.sweeper.sampler=tpe"
         )
         why = "it needs at least two ranges; choices are drawn at random"
         problems.append(Problem(key, "cmaes", why, fix))
