@@ -279,6 +279,7 @@ NOT_TYPED: dict[str, str] = {
     **dict.fromkeys(
         (
             "composition.hydra_settings:_run_folder_problem",  # test_prepare.py runs it
+            "composition.mappings:schema_problem",  # test_launchers.py
             "composition.resolvers:run_name",
             "data.cases.base:CaseData.source_problems",
             "data.cases.repository:RepositoryData.source_problems",

@@ -94,7 +94,7 @@ def alternatives(problem: Problem) -> list[list[str]]:
 
     ``-KEY`` stands for leaving a setting out.
     """
-    fix = problem.fix
+    fix = re.sub(r"instead of [^:]*: ", "instead: ", problem.fix)
     if match := re.match(r"did you mean (\w+)\? \(options", fix):
         return [[f"{problem.key}={match[1]}"]]
     if fix.startswith("options: "):
@@ -104,7 +104,7 @@ def alternatives(problem: Problem) -> list[list[str]]:
         return [[f"{problem.key}={option.removeprefix('or ')}"] for option in options]
     if (match := re.search(r"did you mean ([^\s?]+)\?", fix)) and "=" not in match[1]:
         return [[f"-{problem.key}", f"{match[1]}={problem.value}"]]
-    if match := re.search(r"usual(?: for \w+)?: (\S+?)(?:[;,]? |$)", fix):
+    if match := re.search(r"usual(?: is|(?: for \w+)?:) (\S+?)(?:[;,]? |$)", fix):
         return [[f"{problem.key}={match[1]}"]]
     if match := re.match(r"(?:set|leave) it (?:to|at) (\w+)$", fix):
         return [[f"{problem.key}={match[1]}"]]
@@ -115,7 +115,7 @@ def alternatives(problem: Problem) -> list[list[str]]:
         between = fix[end : match.start()] if end >= 0 else "start"
         if found and between.strip() in ("", "and", "beside"):
             found[-1].append(word)
-        elif not re.search(r"such as $|instead of $", between):
+        elif not re.search(r"such as $", between):
             found.append([word])
         end = match.end()
     found = [

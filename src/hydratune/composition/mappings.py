@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from hydratune.errors import Problem
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.registry import all_variants
 
@@ -81,3 +83,18 @@ def _advice_for_file(key: str) -> str:
         f"own.yaml: a first line '# @package _global_', then '{group}: {{{name}: {{\"KEY\": VALUE}}"
         "}', and type --config-dir DIR experiment=own"
     )
+
+
+def schema_problem(error: BaseException, args: Sequence[str]) -> Problem | None:
+    """Return the problem of a JSON schema that is typed for data without one, or None.
+
+    OmegaConf fails to add entries to a mapping that is null, by an error of its own code.
+    """
+    pairs = [arg.lstrip("+").partition("=") for arg in args]
+    typed = [
+        (k, value) for k, _, value in pairs if k == "data.schema" or k.startswith("data.schema.")
+    ]
+    if not typed or not isinstance(error, AttributeError | AssertionError):
+        return None
+    why = "this data has no JSON schema to which entries could be added"
+    return Problem(*typed[0], why, "write the schema into a JSON file: data.schema_file=FILE")
