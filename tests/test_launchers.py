@@ -46,7 +46,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["experiment=process", "seed=0,1"], "a file cannot", "hydra/launcher=process"),
         (
             ["experiment=plain,alone"],
-            "a job (experiment=alone) changes its settings",
+            "experiment=alone) changes its settings",
             "hydra.launcher",
         ),
         (["experiment=plain,elsewhere"], "relative paths of settings", "leave it out of the file"),
