@@ -117,7 +117,7 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "settings.ranges:at_least": [
         ("trainer.max_epochs=0",),
         ("data.batch_size=0",),
-        ("evaluation.sample=0",),
+        ("evaluation.validation_rows=0",),
         ("trainer.micro_tokens=1",),
     ],
     "settings.ranges:between": [("trainer.label_smoothing=2",), ("data.test_fraction=1",)],
@@ -171,6 +171,20 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "sweeps.search.samplers:make_sampler": [
         (*SEARCH, *TWO_RANGES, "hydra.sweeper.sampler=grid"),
     ],
+    "settings.monitor:problems": [
+        ("trainer.monitor=val/field_f2",),
+        ("trainer.monitor=val/loss:up",),
+    ],
+    "settings.monitor:test_rows_problem": [("trainer.monitor=eval/field_f1",)],
+    "sweeps.job_checks:refuse_several_monitors": [
+        ("-m", "debug=smoke", "trainer.monitor=val/loss,val/field_f1")
+    ],
+    "sweeps.search.objectives:refuse_unmeasured": [
+        (*SEARCH, "seed=0,1", "hydra.sweeper.objectives=val/field_f1:max")
+    ],
+    "sweeps.search.run:_monitor": [
+        (*SEARCH, "optimizer.lr=1e-3,1e-4", "trainer.monitor=val/loss,val/field_f1")
+    ],
     "sweeps.search.space:read_space": [(*SEARCH, "adapter.r=4")],
 }
 
@@ -216,6 +230,7 @@ NOT_TYPED: dict[str, str] = {
             "evaluation.constrained:no_schema",
             "evaluation.metrics:choose_task",
             "experiment.compatibility:check_model",
+            "experiment.compatibility:check_monitor",
             "experiment.compatibility:check_examples",
             "experiment.compatibility:_no_such_embedding",
             "models.hardware:accelerator",

@@ -100,7 +100,8 @@ PAIRS = [
         ["data=files", "data.train=x.jsonl"],
     ),
     ("evaluation.shots=2", ["evaluation.baselines=[]"], []),
-    ("evaluation.sample=4", [], ["evaluation.every_steps=2"]),
+    ("evaluation.validation_rows=4", [], ["evaluation.validate_every=2"]),
+    ("evaluation.validation_rows=4", [], ["trainer.monitor=val/field_f1"]),
     ("evaluation.run_code=true", [], ["evaluation.metrics=[code]"]),
     ("evaluation.forgetting.items=4", [], ["evaluation.forgetting.measure=true"]),
     (

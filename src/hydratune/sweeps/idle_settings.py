@@ -14,6 +14,7 @@ from hydratune.data.sources.files import FilesData
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import DataConfig, Overlength, TrainOn
 from hydratune.settings.evaluation import Baseline, ForgettingConfig
+from hydratune.settings.monitor import LOSS
 from hydratune.settings.optimizer import Schedule
 from hydratune.settings.registry import flat, plain
 
@@ -212,8 +213,11 @@ RULES: tuple[IdleRule, ...] = (
     IdleRule(("data.test_fraction",), _split_off("test")),
     IdleRule(("evaluation.shots",), _fewshot),
     IdleRule(
-        ("evaluation.sample",),
-        _unless(lambda s: s.evaluation.every_steps is not None, "evaluation.every_steps=null"),
+        ("evaluation.validation_rows",),
+        _unless(
+            lambda s: s.evaluation.validate_every is not None or s.trainer.monitor != LOSS,
+            "no answers to validation rows are generated with evaluation.validate_every=null",
+        ),
     ),
     IdleRule(
         ("evaluation.run_code",),

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob
+from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.search.distinct import points_of, size_of_space
 from hydratune.sweeps.search.objectives import SearchObjective
@@ -44,6 +45,7 @@ class Search:
     space: SearchSpace
     objectives: Sequence[SearchObjective]
     study: Study
+    monitor: Monitor  # of the trials, by which they are ranked
 
     @property
     def is_halving(self) -> bool:
