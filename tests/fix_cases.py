@@ -177,7 +177,10 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     ],
     "settings.monitor:test_rows_problem": [("trainer.monitor=eval/field_f1",)],
     "sweeps.job_checks:refuse_several_monitors": [
-        ("-m", "debug=smoke", "trainer.monitor=val/loss,val/field_f1")
+        (
+            *("-m", "debug=smoke", "trainer.monitor=val/loss,val/field_f1"),
+            "hydra.launcher.halving.min_steps=2",
+        )
     ],
     "sweeps.search.objectives:refuse_unmeasured": [
         (*SEARCH, "seed=0,1", "hydra.sweeper.objectives=val/field_f1:max")

@@ -154,7 +154,7 @@ def test_a_test_set_that_can_show_nothing_is_said_before_the_sweep(
     )
     _, text = hydratune("train", "-m", "data=files", "data.train=a.jsonl", "seed=0,1")
     assert jobs_run == [["0", "1"]]
-    assert "about 4 test rows: no difference between two jobs can be shown" in text
+    assert "about 4 test rows: no difference between two runs can be shown" in text
     assert "234 test rows show 10 points" in " ".join(text.split())
     _, text = hydratune("train", "-m", "seed=0,1")
     assert "test rows" not in text  # 100 of them

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -160,10 +161,12 @@ def _uncomposed(error: OmegaConfBaseException, overrides: Sequence[str]) -> Prob
 
 def _launchers_in_files(context: HydraContext, composed: DictConfig) -> dict[str, str]:
     """Return the launcher that each chosen file of settings names in its defaults list."""
+    loader = context.config_loader
+    assert isinstance(loader, ConfigLoaderImpl)
     result: dict[str, str] = {}
     for group in ("experiment", "sweep", "debug"):
         name = composed.hydra.runtime.choices.get(group)
-        loaded = context.config_loader.repository.load_config(f"{group}/{name}") if name else None
+        loaded = loader.repository.load_config(f"{group}/{name}") if name else None
         for default in (loaded.defaults_list or []) if loaded is not None else []:
             if (
                 getattr(default, "override", False)
