@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.default_element import GroupDefault
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -168,10 +169,9 @@ def _launchers_in_files(context: HydraContext, composed: DictConfig) -> dict[str
         name = composed.hydra.runtime.choices.get(group)
         loaded = loader.repository.load_config(f"{group}/{name}") if name else None
         for default in (loaded.defaults_list or []) if loaded is not None else []:
-            if (
-                getattr(default, "override", False)
-                and default.group.lstrip("/") == "hydra/launcher"
-            ):
+            if not isinstance(default, GroupDefault) or not default.override:
+                continue
+            if str(default.group).lstrip("/") == "hydra/launcher":
                 result[f"{group}/{name}.yaml"] = str(default.value)
     return result
 
