@@ -39,15 +39,18 @@ class Run:
     data: Mapping[str, object] = field(default_factory=dict)  # of data.json
     wandb_id: str | None = None
     damage: tuple[str, ...] = ()  # what is wrong with files that the ranking does not depend on
-    label: str | None = None  # where the folder's name alone would be ambiguous
+    label: str | None = None  # the name, where that of the folder alone would be ambiguous
+    partial: bool = False  # of its settings only those are known that vary in its sweep
+    set_aside: str | None = None  # why it cannot be compared with the other runs
 
     @property
     def objective(self) -> float | None:
         """The validation loss; None for a run that takes no part in the ranking.
 
-        That is a run that did not finish, has no finite loss, or forgot more than its budget.
+        That is a run that did not finish, has no finite loss, forgot more than its budget, or was
+        set aside.
         """
-        if self.state != State.finished.value or self.over_budget:
+        if self.state != State.finished.value or self.over_budget or self.set_aside:
             return None
         value = self.metrics.get("objective")
         return value if isinstance(value, int | float) and math.isfinite(value) else None
@@ -66,6 +69,11 @@ class Run:
     def name(self) -> str:
         """The label, or else the name of the run's folder."""
         return self.label or self.path.name
+
+    @property
+    def validation_rows_hash(self) -> str:
+        """The hash of the validation rows, independent of the tokenizer; empty if it is unknown."""
+        return str(nested_value(self.data, "splits", "validation", "hash") or "")
 
     @property
     def test_hash(self) -> str:
@@ -175,6 +183,14 @@ def _read_settings(file: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no settings")
     return flat({str(key): value for key, value in content.items()})
+
+
+def parse_setting(text: str) -> object:
+    """Return the value of a setting that a sweep recorded as text; the text if it is no value."""
+    try:
+        return yaml.load(text, Loader=_SettingsLoader)
+    except yaml.YAMLError:
+        return text
 
 
 def nested_value(values: object, *keys: str) -> Any:
