@@ -122,7 +122,7 @@ def alternatives(problem: Problem) -> list[list[str]]:
         words for words in found if not any(map(_PLACEHOLDER.search, words)) or "null" in str(words)
     ]
     found = [words for words in found if words != ["-m"]]
-    for match in re.finditer(r"leave out ([~\w./]+)(?:,? or ([a-z]+\.\w+))?", fix):
+    for match in re.finditer(r"leave out (?!the |one )([~\w./]+)(?:,? or ([a-z]+\.\w+))?", fix):
         found += [[f"-{key}"] for key in match.groups() if key]
     if "add -m" in fix and not any("-m" in words for words in found):
         found.append(["-m"])

@@ -50,7 +50,8 @@ class TrackingConfig:
         """Yield every problem of these settings."""
         if self.log_predictions and not self.log_text:
             why = "tracking.log_text=false keeps all texts on this machine"
-            yield Problem("tracking.log_predictions", True, why, "leave out one of the two")
+            fix = "leave out tracking.log_predictions, or tracking.log_text"
+            yield Problem("tracking.log_predictions", True, why, fix)
         if self.mode in (TrackingMode.online, TrackingMode.offline):
             yield from self._name_problems()
 
