@@ -1,11 +1,15 @@
 """Hydra sweepers ``random`` and ``optuna``: they hand a search to ``hydratune.sweeps.search``.
 
+``basic`` is Hydra's own, which leaves no folder behind if it refuses a sweep.
+
 Kept tiny: a bug here breaks every Hydra program.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
@@ -44,6 +48,13 @@ class OptunaSweeperConfig(RandomSweeperConfig):
     sampler: str = "tpe"  # or cmaes, nsgaii, random
 
 
+@dataclass
+class GridSweeperConfig(BasicSweeperConf):  # type: ignore[misc]  # Hydra's class is untyped
+    """Every combination of the values."""
+
+    _target_: str = "hydra_plugins.hydratune_sweeper.GridSweeper"
+
+
 def register() -> None:
     """Make the sweepers known to hydratune's own commands.
 
@@ -51,10 +62,30 @@ def register() -> None:
     discovers its plugins, and only after that.
     """
     Plugins.instance()  # whatever is installed has registered itself now
-    for name, config in (("random", RandomSweeperConfig), ("optuna", OptunaSweeperConfig)):
+    sweepers = {
+        "basic": GridSweeperConfig,
+        "random": RandomSweeperConfig,
+        "optuna": OptunaSweeperConfig,
+    }
+    for name, config in sweepers.items():
         ConfigStore.instance().store(
             group="hydra/sweeper", name=name, node=config, provider="hydratune"
         )
+
+
+class GridSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra's class is untyped
+    """Hydra's sweeper, which removes the folder that it made for a sweep that is refused."""
+
+    config: "DictConfig"
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from hydratune.sweeps.launch import remove_folder_of_refused
+
+        try:
+            return super().sweep(arguments)
+        except Exception:
+            remove_folder_of_refused(Path(str(self.config.hydra.sweep.dir)).absolute())
+            raise
 
 
 class SearchSweeper(Sweeper):

@@ -15,10 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.bounds import check_yaml
 from hydratune.composition.arguments import check_settings, expand_home, read_arguments
+from hydratune.composition.mappings import schema_problem
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
 from hydratune.console import print_error
-from hydratune.errors import HydratuneError, InputError, summarise
+from hydratune.errors import ConfigError, HydratuneError, InputError, summarise
 from hydratune.experiment import lifecycle
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.secrets import mask, refuse_secrets
@@ -59,7 +60,11 @@ def _read(command: str, args: Sequence[str]) -> list[str]:
     for folder in _own_folders(args):
         for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
             check_yaml(file)
-    return [*arguments.flags, *check_settings(arguments.settings, command)]
+    is_sweep = "-m" in arguments.flags or "--multirun" in arguments.flags
+    if is_sweep and command != "train":
+        raise InputError("this command runs once; for a sweep use hydratune train -m")
+    checked = check_settings(arguments.settings, command, is_sweep=is_sweep)
+    return [*arguments.flags, *checked]
 
 
 def _own_folders(args: Sequence[str]) -> Iterator[Path]:
@@ -136,6 +141,10 @@ def _report(error: Exception, command: str, args: Sequence[str]) -> int:
         hint = "the folder of a run is chosen with hydra.run.dir=DIR"
         print_error(f"\nhydratune {command}: {what}; {hint}")
         return InputError.exit_code
+    schema = schema_problem(error, args)
+    if schema is not None:
+        print_error(f"\nhydratune {command}: {ConfigError([schema])}")
+        return ConfigError.exit_code
     if isinstance(error, RecursionError):
         print_error(
             f"\nhydratune {command}: a setting is nested too deeply to be read; give it in a file,"

@@ -52,7 +52,8 @@ class TrackingConfig:
         """Yield every problem of these settings."""
         if self.log_predictions and not self.log_text:
             why = "tracking.log_text=false keeps all texts on this machine"
-            yield Problem("tracking.log_predictions", True, why, "leave out one of the two")
+            fix = "leave out tracking.log_predictions, or tracking.log_text"
+            yield Problem("tracking.log_predictions", True, why, fix)
         if self.mode in (TrackingMode.online, TrackingMode.offline):
             yield from self._name_problems()
 
@@ -65,7 +66,9 @@ class TrackingConfig:
             yield Problem("tracking.project", project, why, "use letters, digits, - and _")
         if not 0 < len(project) <= _LONGEST_PROJECT:
             why = f"W&B's project names have 1 to {_LONGEST_PROJECT} characters, not {len(project)}"
-            yield Problem("tracking.project", project, why, "for example hydratune")
+            yield Problem(
+                "tracking.project", project, why, "for example tracking.project=hydratune"
+            )
         for tag in self.tags:
             if not 0 < len(tag) <= LONGEST_TAG:
                 why = f"a tag of W&B has 1 to {LONGEST_TAG} characters, not {len(tag)}"

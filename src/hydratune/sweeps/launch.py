@@ -57,7 +57,7 @@ def launch(
         jobs = check_jobs(context, sweep, overrides, first)
         refuse_several_monitors(jobs, options)
     except Exception:
-        _remove_hydra_file(folder)
+        remove_folder_of_refused(folder)
         raise
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
@@ -204,12 +204,17 @@ def table_of_failures(failed: Sequence[tuple[SweepJob, str]], title: str) -> Tab
     return table
 
 
-def _remove_hydra_file(folder: Path) -> None:
-    """Remove the multirun.yaml that Hydra wrote for a sweep that is refused."""
-    if not read_sweep(folder):
-        (folder / HYDRA_FILE).unlink(missing_ok=True)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+def remove_folder_of_refused(folder: Path) -> None:
+    """Remove what Hydra wrote for a sweep that is refused: multirun.yaml, and folders without more.
+
+    A folder in which jobs have been run is kept.
+    """
+    if read_sweep(folder):
+        return
+    (folder / HYDRA_FILE).unlink(missing_ok=True)
+    for empty in (folder, folder.parent):
+        if empty.is_dir() and empty != Path.cwd() and not any(empty.iterdir()):
+            empty.rmdir()
 
 
 def _refuse_other_contents(

@@ -80,6 +80,9 @@ def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
     _take_abandoned(search, held)
     if not held:
         missing = search.settings.n_trials - len(search.requested_trials())
+        untried = search.untried_points()
+        if untried is not None:
+            missing = min(missing, untried)
         for _ in range(min(search.settings.batch, missing)):
             trial = search.study.ask()
             lock = _try_lock(search, trial.number)
