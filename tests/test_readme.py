@@ -36,7 +36,8 @@ def test_every_command_of_the_readme_exists_and_composes(command: str) -> None:
 
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"  # for contributors: shows modules, no commands
-DOCS = sorted({*(ROOT / "docs").glob("*.md")} - {ARCHITECTURE})
+EXTENDING = ROOT / "docs" / "extending.md"  # tests/test_extending.py runs what it shows
+DOCS = sorted({*(ROOT / "docs").glob("*.md")} - {ARCHITECTURE, EXTENDING})
 
 
 def lines_of_code(page: Path) -> list[str]:
@@ -80,7 +81,7 @@ def test_every_setting_of_a_page_exists(page: Path) -> None:
 def test_pages_show_commands_settings_and_scripts() -> None:
     gpu = ROOT / "docs" / "gpu.md"
     assert trained_by(gpu) and len(settings_on(gpu)) > 5 and "benchmarks/gpu" in gpu.read_text()
-    assert sum(len(trained_by(page)) for page in DOCS) > 3
+    assert sum(len(trained_by(page)) for page in DOCS) >= 3
 
 
 def test_readme_names_its_commands() -> None:

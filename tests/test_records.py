@@ -55,8 +55,11 @@ def test_a_rung_keeps_the_metric_by_which_a_run_is_judged() -> None:
     status = Status().report(Rung(2, 2.0)).report(judged)
     assert status.content["rungs"] == [[2, 2.0], [4, 1.5, 0.25, [0.1, 0.4]]]
     assert status.rungs == (Rung(2, 2.0), judged)
-    error = status.halve("validation field F1").error
-    assert error is not None and "(validation field F1 0.2500, validation loss 1.5000)" in error
+    stopped = status.halve("validation field F1 25.0 %")
+    assert "(validation field F1 25.0 %, validation loss 1.5000)" in str(stopped.error)
+    assert stopped.halved == Halved(4, 1.5, 1, 0.25)
+    by_loss = status.halve()
+    assert by_loss.halved == Halved(4, 1.5, 1)
 
 
 def test_a_run_that_cannot_share_a_pack_says_why_and_starts_without_it(

@@ -224,12 +224,19 @@ def _without_order(ranked: Sequence[Entry]) -> list[Entry]:
 def _test_entries(
     ranked: Sequence[Entry], by: Criterion, main: str | None, confidence: float, *, tests: bool
 ) -> Significance:
-    """Test all entries against the first by the criterion or the main metric, and by NLL."""
+    """Test all entries against the first by the criterion or the main metric, and by NLL.
+
+    A criterion of answers to the validation rows is tested on these, the others on the test rows.
+    """
     if len(ranked) < 2:
         return Significance()
     criterion = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else None
-    names = [name for name in dict.fromkeys([criterion or main, "nll"]) if name] if tests else []
-    return compare_with_best(ranked, names, confidence, criterion=criterion)
+    names: list[str | None] = [criterion or main, "nll"]
+    if by.metric.startswith(f"{VALIDATION}/") and by.metric != LOSS:
+        criterion = by.metric
+        names = [criterion, *names]
+    tested = [name for name in dict.fromkeys(names) if name] if tests else []
+    return compare_with_best(ranked, tested, confidence, criterion=criterion)
 
 
 def _metrics_beside(runs: Sequence[Run], by: Criterion, main: str | None) -> list[str]:

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.formatting import format_p
 from hydratune.comparison.page_data import PageData, page_data
+from hydratune.comparison.ties import metric_key
 from hydratune.comparison.verdict import describe_difference, verdict
 from hydratune.metric_format import heading, with_interval
 from hydratune.records.files import write_text
@@ -55,7 +56,7 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         settings=[{"key": key, "short": compared.short_names[key]} for key in data["settings"]],
         objective=data["objective"],
         describe_difference=describe_difference,
-        titles={name: heading(f"eval/{name}") for name in compared.tested_metrics},
+        titles={name: heading(metric_key(name)) for name in compared.tested_metrics},
         format_p=format_p,
         format_metric=with_interval,
         data=_compress(json.dumps(data, ensure_ascii=False, allow_nan=False)),

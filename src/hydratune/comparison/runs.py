@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf._utils import get_yaml_loader
@@ -15,9 +15,10 @@ from hydratune import digests
 from hydratune.bounds import check_yaml
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
-from hydratune.records.files import read_json, read_text
+from hydratune.metric_table import VALIDATION
+from hydratune.records.files import read_json, read_jsonl, read_text
 from hydratune.records.predictions import Prediction, read_predictions
-from hydratune.records.run_directory import HistoryRow, RunDirectory
+from hydratune.records.run_directory import HistoryRow, RunDirectory, RunFile
 from hydratune.records.status import Halved, State
 from hydratune.settings.registry import flat
 
@@ -118,10 +119,21 @@ class Run:
     def predictions(self, system: str = "eval") -> list[Prediction]:
         """Return the predictions of a system; empty if it has none.
 
-        Raises ``RunError`` for a broken file.
+        ``val``: the answers of the kept weights to the validation rows. Raises ``RunError`` for a
+        broken file.
         """
-        file = RunDirectory(self.path).predictions_file(system)
-        return read_predictions(file) if file.is_file() else []
+        record = RunDirectory(self.path)
+        if system != VALIDATION:
+            file = record.predictions_file(system)
+            return read_predictions(file) if file.is_file() else []
+        file, step = record.file(RunFile.validation), self._kept_step
+        rows = read_jsonl(file) if step is not None and file.is_file() else []
+        return cast("list[Prediction]", [row for row in rows if row["step"] == step])
+
+    @property
+    def _kept_step(self) -> object:
+        """The step at which the kept weights answered validation rows; None: they did not."""
+        return nested_value(self.metrics, "settings", "validation", "step")
 
     def history(self) -> list[HistoryRow]:
         """Return the numbers of each logged step; empty if there is no readable history."""

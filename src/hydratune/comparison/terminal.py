@@ -17,6 +17,7 @@ from hydratune.comparison.entries import Entry, score_of
 from hydratune.comparison.formatting import format_list, format_p, format_value
 from hydratune.comparison.fronts import ParetoFront
 from hydratune.comparison.runs import Run
+from hydratune.comparison.ties import metric_key
 from hydratune.comparison.verdict import (
     criterion_title,
     describe_difference,
@@ -98,7 +99,7 @@ def tables(compared: Comparison) -> list[Table]:
     ]
     differences = [
         _Column(
-            heading(f"eval/{name}"),
+            heading(metric_key(name)),
             tuple(describe_difference(compared, position, name) for position, _ in tested),
         )
         for name in compared.tested_metrics

@@ -5,7 +5,7 @@ from hydratune.comparison.criterion import Criterion
 from hydratune.comparison.entries import Entry, score_of
 from hydratune.comparison.formatting import format_list, format_p
 from hydratune.comparison.runs import Run
-from hydratune.comparison.ties import ONE_SEED
+from hydratune.comparison.ties import ONE_SEED, metric_key
 from hydratune.metric_format import (
     difference,
     difference_form,
@@ -14,9 +14,10 @@ from hydratune.metric_format import (
     with_unit,
     written,
 )
-from hydratune.metric_table import title
+from hydratune.metric_table import OBJECTIVE, title
 from hydratune.records.headline import HEADLINE_SETTINGS, headline
 from hydratune.records.status import State
+from hydratune.settings.monitor import LOSS
 from hydratune.settings.secrets import mask
 
 _LONGEST_REASON = 40  # letters; status.json has all of it
@@ -99,12 +100,14 @@ def _better_on_rows(compared: Comparison) -> list[str]:
     names = []
     for position in sorted(compared.paired_tests):
         tests = compared.paired_tests[position].values()
-        better = [test for test in tests if test.significant and test.better]
+        better = [
+            test
+            for test in tests
+            if test.significant and test.better and test.key != compared.by.metric
+        ]
         if better:
             gains = ", ".join(
-                f"{title(f'eval/{test.metric}')}"
-                f" {difference_with_unit(f'eval/{test.metric}', test.value)}"
-                for test in better
+                f"{title(test.key)} {difference_with_unit(test.key, test.value)}" for test in better
             )
             names.append(f"{compared.describe(compared.ranked[position])} ({gains})")
     if not names:
@@ -123,8 +126,12 @@ def _by_rows(compared: Comparison) -> list[str]:
     tests = [test for own in compared.paired_tests.values() for test in own.values()]
     tied = compared.indistinguishable()
     decisive = [test for test in tests if tied or test.significant] or tests
-    metrics = " and ".join(dict.fromkeys(title(f"eval/{test.metric}") for test in decisive))
-    how = f"by {metrics} of the same test rows, paired, {_level(compared)}"
+    metrics = " and ".join(dict.fromkeys(title(test.key) for test in decisive))
+    on_test = any(test.key.startswith("eval/") for test in decisive)
+    rows = "test rows" if on_test else "validation rows"
+    if on_test and any(test.key.startswith("val/") for test in decisive):
+        rows = "validation and test rows"
+    how = f"by {metrics} of the same {rows}, paired, {_level(compared)}"
     if not any(test.includes_seed_noise for test in tests):
         how += f"; {ONE_SEED}: add seed=1,2,3"
     if tied:
@@ -164,7 +171,7 @@ def describe_outcome(compared: Comparison, position: int) -> str:
     for word in ("better", "worse"):
         metrics = [t.metric for t in significant if t.better is (word == "better")]
         if metrics:
-            parts.append(f"{word} ({', '.join(title(f'eval/{name}') for name in metrics)})")
+            parts.append(f"{word} ({', '.join(title(metric_key(name)) for name in metrics)})")
     return "; ".join(parts)
 
 
@@ -173,7 +180,7 @@ def describe_difference(compared: Comparison, position: int, metric: str) -> str
     test = compared.paired_tests.get(position, {}).get(metric)
     if test is None:
         return "" if position == 0 else "-"
-    key = f"eval/{metric}"
+    key = metric_key(metric)
     interval = "(too few rows)"  # for an interval; a note says how many there are
     if test.interval is not None:
         interval = test.difference.interval_text(*difference_form(key))
@@ -185,7 +192,10 @@ def describe_score(run: Run, by: Criterion) -> str:
     score = score_of(run, by)
     if score is not None:
         return written(by.metric, score)
-    early = run.halved.value if run.halved else None
+    early = None
+    if run.halved is not None:
+        is_loss = by.metric in (OBJECTIVE, LOSS)
+        early = run.halved.value if is_loss else run.halved.monitored
     outside = run.value(by.metric) if run.set_aside else early
     return "-" if outside is None else f"({written(by.metric, outside)})"
 

@@ -9,7 +9,6 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from itertools import pairwise
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,12 +16,14 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
 from hydratune.composition.hydra_settings import RUN_FOLDERS, hydra_problems, sweep_problems
+from hydratune.composition.package_options import option_names
 from hydratune.composition.resolvers import CONF
 from hydratune.composition.suggestions import nearest_option
 from hydratune.errors import ConfigError, InputError, Problem
+from hydratune.settings import packages
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.paths import expanded
-from hydratune.settings.registry import all_variants
+from hydratune.settings.registry import all_variants, variant_class
 
 # Hydra's flags, and how many values follow each
 _FLAGS = {
@@ -140,7 +141,9 @@ def check_settings(settings: Sequence[str], command: str, *, is_sweep: bool = Fa
 def _group_problems(override: Override, setting: str, command: str) -> Iterator[Problem]:
     """Yield what is wrong with the choice of an option of a config group."""
     group, typed = override.key_or_group, setting.partition("=")[2]
-    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    shipped = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    brought = option_names(group)
+    options = sorted({*shipped, *brought})
     listed = f"options: {', '.join(options)}"
     off = _WITHOUT.get(group, "")
     value = override._value
@@ -158,6 +161,19 @@ def _group_problems(override: Override, setting: str, command: str) -> Iterator[
     elif override.type is OverrideType.ADD:
         why = "every run has an option of this group already, and this would add a second one"
         yield Problem(f"+{group}", typed, why, f"{group}={typed}, without +")
+    for name in [part.strip() for part in typed.split(",")]:
+        if name in brought and name in shipped:
+            yield packages.of_two(group, name, group, "an option of hydratune")
+        elif name in brought:
+            yield from _import_problems(group, name)
+
+
+def _import_problems(group: str, name: str) -> Iterator[Problem]:
+    """Import an option of a package, so that its settings are known; yield why it cannot be."""
+    try:
+        variant_class(group, name)
+    except ConfigError as error:
+        yield from error.problems
 
 
 def _none_problems(override: Override, setting: str) -> Iterator[Problem]:
@@ -192,7 +208,6 @@ def _as_text(override: Override, setting: str, command: str) -> str:
     return f"{key}={','.join(quoted)}"
 
 
-@cache
 def _is_text(key: str, command: str) -> bool:
     """Return whether a setting is a text in every variant that has it."""
     group, _, name = key.rpartition(".")

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from hydra_plugins import hydratune_sweeper
+from hydratune.composition import package_options
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.commands import register_commands
@@ -20,9 +21,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 
 def register() -> None:
-    """Make the settings, the sweepers and the resolvers of ``conf/`` known to Hydra."""
+    """Make settings, options of packages, sweepers and resolvers known to Hydra."""
     register_commands()
     hydratune_sweeper.register()
+    package_options.register()
     resolvers: dict[str, Callable[..., object]] = {
         "run_name": run_name,
         "path_name": lambda path: Path(str(path)).name or "model",

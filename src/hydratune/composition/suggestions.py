@@ -74,6 +74,10 @@ def unknown_setting(
     name = key.rpartition(".")[2]
     if key.startswith("hydra.launcher."):
         return _unknown_launcher_setting(key, value, names)
+    if mapping := _mapping_around(key):
+        why = f"{mapping} has no key {key.removeprefix(f'{mapping}.')} yet"
+        fix = f"a new key is added with a plus sign: {shlex.quote(f'+{key}={value}')}"
+        return Problem(key, value, why, fix)
     if name not in names:
         owners = _options_with(group, name)
         if owners:
@@ -92,6 +96,18 @@ def unknown_setting(
     else:
         fix = f"see {_SHOW_SETTINGS}"
     return Problem(key, value, "there is no such setting", fix)
+
+
+def _mapping_around(key: str) -> str:
+    """Return the setting above ``key`` that is a mapping with any keys; "" if there is none."""
+    parts = key.split(".")
+    above = (".".join(parts[:count]) for count in range(2, len(parts)))
+    return next((outer for outer in above if _is_mapping(outer)), "")
+
+
+def _is_mapping(key: str) -> bool:
+    kind = setting_type(key)
+    return kind.startswith("dict[") and "None" not in kind
 
 
 def _setting_of_others(

@@ -19,6 +19,22 @@ def as_typed(key: str, value: object) -> str:
     )
 
 
+def entry_as_typed(key: str, name: str, value: str) -> str | None:
+    """Return an override that adds an entry to the mapping ``key``, as it is typed in a shell.
+
+    None: no override can have this name. ``value`` is a word or a number.
+    """
+    if re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
+        return f"+{key}.{name}={value}"
+    plain = f"+{key}={{{name}: {value}}}"
+    try:
+        read = OverridesParser.create().parse_override(plain)._value
+    except HydraException:
+        return None
+    is_entry = isinstance(read, dict) and [str(entry) for entry in read] == [name]
+    return shlex.quote(plain) if is_entry else None
+
+
 def quoted(key: str, *values: str) -> str:
     """Return an override as it is typed in a shell so that Hydra takes each value as a text.
 

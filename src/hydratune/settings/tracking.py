@@ -11,7 +11,7 @@ from hydratune.settings.registry import variant
 TEXT_SETTINGS = ("system_prompt", "prompt_tuning_init_text", "user_prompt")
 # W&B's rules for names
 _NOT_IN_PROJECTS = "/\\#?%:"
-_LONGEST_PROJECT, _LONGEST_TAG = 128, 64  # characters
+_LONGEST_PROJECT, LONGEST_TAG = 128, 64  # characters
 
 
 class TrackingMode(StrEnum):
@@ -39,6 +39,8 @@ class TrackingConfig:
     # false: no text of prompts or answers leaves the machine, not even the system prompt among
     # the settings
     log_text: bool = True
+    # what the run prints, for the Logs tab of its page; not sent with log_text=false
+    log_console: bool = True
     # a table with the test prompts and answers: these texts leave the machine
     log_predictions: bool = False
     # the data report as an artifact: data.json, and data.html, which shows some rows, unless
@@ -68,6 +70,6 @@ class TrackingConfig:
                 "tracking.project", project, why, "for example tracking.project=hydratune"
             )
         for tag in self.tags:
-            if not 0 < len(tag) <= _LONGEST_TAG:
-                why = f"a tag of W&B has 1 to {_LONGEST_TAG} characters, not {len(tag)}"
+            if not 0 < len(tag) <= LONGEST_TAG:
+                why = f"a tag of W&B has 1 to {LONGEST_TAG} characters, not {len(tag)}"
                 yield Problem("tracking.tags", tag, why, "shorten it, or leave it out")

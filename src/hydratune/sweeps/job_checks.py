@@ -19,13 +19,14 @@ from hydratune.console import console
 from hydratune.data.rows import stable_hash
 from hydratune.data.source_errors import check_first_rows
 from hydratune.data.sources.files import FilesData
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import ConfigError, Problem, refuse
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import HYDRA_FILE, SWEEP_FILE, SweepJob, varying
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.registry import all_variants, plain, typed
+from hydratune.settings.used_parts import only_in_this_process
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, without_hydra
 from hydratune.sweeps.test_size import say_if_too_few_test_rows
@@ -63,6 +64,7 @@ def check_jobs(
         raise ConfigError(problems, prefix=f"sweep of {len(overrides)} jobs: ")
     for data in {stable_hash(plain(job.settings.data)): job.settings.data for job in jobs}.values():
         check_first_rows(data)
+    _check_parts(jobs)
     _check_folder_names([job.name for job in jobs])
     differing = varying([list(job_overrides) for job_overrides in overrides])
     jobs = [
@@ -74,6 +76,21 @@ def check_jobs(
         raise ConfigError(void, prefix=f"sweep of {len(overrides)} jobs: ")
     say_if_too_few_test_rows([job.settings for job in jobs])
     return _without_repeats(jobs, effective_identity, "has, where it matters, the settings")
+
+
+def _check_parts(jobs: Sequence[PlannedJob]) -> None:
+    """Import the callbacks of the jobs, and refuse what only this process knows.
+
+    Raises ``ConfigError``.
+    """
+    by_settings = {stable_hash(plain(job.settings.trainer)): job.settings.trainer for job in jobs}
+    chosen = [trainer for trainer in by_settings.values() if trainer.callbacks]
+    for trainer in chosen:
+        from hydratune.training.callbacks import check_callbacks  # imports torch
+
+        check_callbacks(trainer)
+    only_here = {p: None for job in jobs for p in only_in_this_process(job.settings)}
+    refuse(only_here)
 
 
 def _without_repeats(

@@ -34,7 +34,7 @@ from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.pack_processes import run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
-from hydratune.tracking.wandb import sync_command
+from hydratune.tracking.wandb import sweep_page, sync_command
 
 _ACCEPTED = f".{HYDRA_FILE}"  # multirun.yaml of the last sweep in the folder that was not refused
 
@@ -186,7 +186,9 @@ def _packs(
 
 
 def print_wandb_hint(folder: Path) -> None:
-    """Print the command that sends the runs of a sweep to W&B, if there are any to send."""
+    """Print where the runs of a sweep are on W&B, and the command that sends those that are not."""
+    if page := sweep_page(folder):
+        console.print(f"W&B group   {escape(page)}", soft_wrap=True)
     if command := sync_command(folder):
         console.print(f"W&B         {escape(command)}", soft_wrap=True)
 

@@ -38,6 +38,7 @@ from hydratune.sweeps.pack_resources import PackResources
 from hydratune.sweeps.processes import INTERRUPTED
 from hydratune.sweeps.progress_table import ProgressTable
 from hydratune.sweeps.watch import Watch
+from hydratune.tracking.typed_command import use_typed_command
 
 log = logging.getLogger(__name__)
 _SPARE_MEMORY = 3 * 2**28  # bytes of freed memory that a pack keeps for its next pieces
@@ -216,6 +217,7 @@ def main(arguments: Sequence[str]) -> int:
     pack itself failed, else 0. What became of each job is in its status.
     """
     register_commands()
+    use_typed_command()
     try:
         run(PackArguments.parse(arguments))
     except KeyboardInterrupt:
