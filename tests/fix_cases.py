@@ -319,7 +319,7 @@ NOT_TYPED: dict[str, str] = {
     **dict.fromkeys(
         (
             "evaluation.constrained:library",
-            "evaluation.families:family",  # these of packages: test_extensions.py
+            "evaluation.families:family",  # these of packages: test_extending.py
             "extensions:metric",
             "settings.packages:load",
             "settings.packages:of_two",
