@@ -282,7 +282,6 @@ NOT_TYPED: dict[str, str] = {
             "settings.commands:EvaluateConfig.problems",
             "settings.commands:JudgeConfig.problems",
             "settings.commands:_run_problems",
-            "settings.registry:_variant_of",
             "sweeps.job_checks:refuse_other_settings",
             "sweeps.job_checks:refuse_other_environment",
             "sweeps.job_checks:refuse_other_halving",
@@ -303,6 +302,7 @@ NOT_TYPED: dict[str, str] = {
             "data.cases.repository:RepositoryData.source_problems",
             "data.output_folder:_refusal",
             "data.sources.files:FilesData.source_problems",
+            "data.sources.files:FilesData._delimiter_problems",
             "data.sources.mixed:MixedData.source_problems",
             "data.sources.mixed:_part_problems",
             "data.sources.prepared:PreparedData.source_problems",
@@ -319,6 +319,17 @@ NOT_TYPED: dict[str, str] = {
     **dict.fromkeys(
         (
             "evaluation.constrained:library",
+            "evaluation.families:family",  # these of packages: test_extending.py
+            "extensions:metric",
+            "settings.packages:load",
+            "settings.packages:of_two",
+            "settings.registry:_refuse_second",
+            "settings.registry:variant_class",
+            "settings.trainer:TrainerConfig._callback_problems",
+            "settings.used_parts:only_in_this_process",
+            "training.callbacks:_create",
+            "training.callbacks:_factory",
+            "training.callbacks:_no_callback",
             "evaluation.judge.server:_import_client",
             "evaluation.judge.server:_read_key",
             "models.sources.hub:HubModel.loading_error",

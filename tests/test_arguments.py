@@ -64,7 +64,7 @@ def test_wrong_flags_say_what_to_type(typed: Sequence[str], advice: str) -> None
     ],
 )
 def test_the_value_of_a_text_stays_what_was_typed(setting: str, checked: str) -> None:
-    assert check_settings([setting], "train") == [checked]
+    assert check_settings([setting], "train", is_sweep=True) == [checked]
 
 
 @pytest.mark.parametrize(
