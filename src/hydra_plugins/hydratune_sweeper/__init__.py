@@ -1,4 +1,5 @@
-"""Hydra sweepers ``random`` and ``optuna``: they hand a search to ``hydratune.sweeps.search``.
+"""Hydra sweepers: ``random`` and ``optuna`` hand a search to ``hydratune.sweeps.search``, ``wandb``
+a W&B sweep to ``hydratune.sweeps.wandb_sweep``.
 
 Kept tiny: a bug here breaks every Hydra program.
 """
@@ -43,6 +44,19 @@ class OptunaSweeperConfig(RandomSweeperConfig):
     sampler: str = "tpe"  # or cmaes, nsgaii, random
 
 
+@dataclass
+class WandbSweeperConfig:
+    """Trials that a W&B sweep hands out."""
+
+    _target_: str = "hydra_plugins.hydratune_sweeper.WandbSweeper"
+    sweep: str | None = None  # of a sweep that exists: ID, PROJECT/ID or ENTITY/PROJECT/ID
+    file: str | None = None  # or the YAML file of a sweep, which is created
+    count: int | None = None  # trials that this driver runs at most; null: all
+    # trials that are asked for and handed to the launcher together
+    together: int = 4
+    params: dict[str, str] | None = None  # not used: the sweep says what varies
+
+
 def register() -> None:
     """Make the sweepers known to hydratune's own commands.
 
@@ -50,7 +64,11 @@ def register() -> None:
     discovers its plugins, and only after that.
     """
     Plugins.instance()  # whatever is installed has registered itself now
-    for name, config in (("random", RandomSweeperConfig), ("optuna", OptunaSweeperConfig)):
+    for name, config in (
+        ("random", RandomSweeperConfig),
+        ("optuna", OptunaSweeperConfig),
+        ("wandb", WandbSweeperConfig),
+    ):
         ConfigStore.instance().store(
             group="hydra/sweeper", name=name, node=config, provider="hydratune"
         )
@@ -80,3 +98,22 @@ class SearchSweeper(Sweeper):
 
         settings = SearchSettings(**self.settings)
         search(self.hydra_context, self.config, self.launcher, settings, arguments)
+
+
+class WandbSweeper(SearchSweeper):
+    """Runs trials of a W&B sweep, see ``hydratune.sweeps.wandb_sweep``."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        from hydratune.composition.problems import find_problem
+        from hydratune.sweeps.wandb_sweep.run import drive
+        from hydratune.sweeps.wandb_sweep.settings import WandbSweepSettings
+
+        settings = {key: self.settings[key] for key in ("sweep", "file", "count", "together")}
+        drive(
+            self.hydra_context,
+            self.config,
+            self.launcher,
+            WandbSweepSettings(**settings),
+            arguments,
+            lambda error, overrides: find_problem(error, "train", overrides),
+        )

@@ -16,6 +16,7 @@ from hydratune.records.status import Outcome, State
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.processes import INTERRUPTED, describe_exit, wait
+from hydratune.sweeps.stop_requests import stop_requests
 
 
 def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
@@ -54,7 +55,9 @@ def run_job_process(context: HydraContext, job: PlannedJob) -> int:
     command = [*train, *_config_paths(context), *overrides, f'hydra.run.dir="{record.path}"']
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     record.path.mkdir(parents=True, exist_ok=True)
-    code = wait(subprocess.Popen(command, env=environment))
+    folder = record.path.parent
+    process = subprocess.Popen(command, env=environment)
+    code = wait(process, lambda: job.name in stop_requests(folder))
     if code != 0 and not job.status.error:
         if job.status.outcome is Outcome.no_run:
             record.start()

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from hydratune.records.sweep import WandbSweep, WandbTrial
 from hydratune.settings.tracking import TrackingConfig, TrackingMode
 from hydratune.tracking.tensorboard import TensorBoardTracker
 from hydratune.tracking.tracker import NoTracker, Tracker
@@ -23,12 +24,15 @@ def start_tracker(
     resumed_id: str | None = None,
     on_stop: Callable[[], None] | None = None,
     run_folder: Path | None = None,
+    sweep: WandbSweep | None = None,
+    trial: WandbTrial | None = None,
 ) -> Tracker:
     """Start tracking a run. ``settings`` is its resolved configuration, as plain nested values.
 
     W&B's files go to ``folder``, TensorBoard's to ``run_folder``. ``resumed_id`` is the W&B id of
     the run that an interrupted job had, which is resumed; offline, ``restore_history`` replaces its
     old files. ``on_stop`` is called when the user presses Stop on W&B; None: as for Ctrl-C.
+    ``trial``: the run of the W&B ``sweep`` that this one is.
     ``WANDB_MODE`` takes precedence over ``tracking.mode``, unless that is TensorBoard.
     """
     if config.mode is TrackingMode.tensorboard:
@@ -37,5 +41,5 @@ def start_tracker(
     mode = _OLDER_NAMES.get(mode, mode)
     if mode == TrackingMode.disabled.value:
         return NoTracker()
-    names = RunNames(folder, group, name, job_type)
+    names = RunNames(folder, group, name, job_type, sweep, trial)
     return start_run(config, mode, settings, names, resumed_id=resumed_id, on_stop=on_stop)

@@ -20,6 +20,7 @@ from hydratune.console import console, relative_path
 from hydratune.metric_table import lower_is_better
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import HistoryRow
+from hydratune.records.sweep import WandbSweep, WandbTrial
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TEXT_SETTINGS, TrackingConfig
 
@@ -31,6 +32,8 @@ Parameters = ParamSpec("Parameters")
 MOST_PREDICTIONS = 200  # rows of the W&B table
 _INCOMPLETE = "not-sent"  # a file that marks the folder of a run of which the server lacks a part
 _STEP = "trainer/global_step"
+# A trial that was stopped did not fail: W&B shows the exit code 255 as "killed", others as "failed"
+_INTERRUPTED, _KILLED = 130, 255
 _LOGGED = ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm", "sample/*")
 _PREDICTION_COLUMNS = (
     "id",
@@ -140,6 +143,8 @@ class WandbTracker:
 
     @never_fatal
     def finish(self, exit_code: int) -> None:
+        if exit_code == _INTERRUPTED and self.run.sweep_id is not None:
+            exit_code = _KILLED
         try:
             self.run.finish(exit_code=exit_code)
         except Exception as error:  # TimeoutError, or an error of the client while it makes one
@@ -191,6 +196,8 @@ class RunNames:
     group: str | None  # the sweep
     name: str
     job_type: str
+    sweep: WandbSweep | None = None  # the W&B sweep of which the run is a trial
+    trial: WandbTrial | None = None
 
 
 def start_run(
@@ -212,7 +219,8 @@ def start_run(
     # without it the client's login prints lines before the settings of a run apply
     wandb.setup(wandb.Settings(silent=True))
     options = _options(config, settings, names, on_stop)
-    run_id = resumed_id or os.environ.get("WANDB_RUN_ID") or _new_id()
+    trial_id = names.trial.run_id if names.trial else None
+    run_id = resumed_id or trial_id or os.environ.get("WANDB_RUN_ID") or _new_id()
     resume: Literal["allow"] | None = "allow" if resumed_id and mode == "online" else None
     try:
         # the mode may be any text of WANDB_MODE
@@ -253,9 +261,14 @@ def _options(
         stop_fn=on_stop,
         x_disable_meta=not config.log_text,  # the command line is part of it
     )
+    project, entity = os.environ.get("WANDB_PROJECT"), os.environ.get("WANDB_ENTITY")
+    if names.sweep is not None and names.trial is not None:
+        project, entity, client.sweep_id = names.sweep.project, names.sweep.entity, names.sweep.id
+        # as W&B's agent does it: what the server chose is looked up in a run under the same name
+        sent = {**sent, **names.trial.parameters}
     return {
-        "project": os.environ.get("WANDB_PROJECT") or config.project,
-        "entity": os.environ.get("WANDB_ENTITY") or config.entity,
+        "project": project or config.project,
+        "entity": entity or config.entity,
         "dir": str(names.folder),
         "group": names.group,
         "job_type": names.job_type,
