@@ -264,8 +264,7 @@ def _options(
     project, entity = os.environ.get("WANDB_PROJECT"), os.environ.get("WANDB_ENTITY")
     if names.sweep is not None and names.trial is not None:
         project, entity, client.sweep_id = names.sweep.project, names.sweep.entity, names.sweep.id
-        # as W&B's agent does it: what the server chose is looked up in a run under the same name
-        sent = {**sent, **names.trial.parameters}
+        sent = _with_parameters(sent, names.trial.parameters)
     return {
         "project": project or config.project,
         "entity": entity or config.entity,
@@ -278,6 +277,25 @@ def _options(
         "reinit": "create_new",
         "settings": client,
     }
+
+
+def _with_parameters(
+    settings: Mapping[str, object], parameters: Mapping[str, object]
+) -> dict[str, object]:
+    """Return settings with the parameters of a W&B sweep, as the server has chosen them.
+
+    The server finds a parameter in a run under its own name only, ``optimizer.lr`` or ``adapter``.
+    The settings of a group that is a parameter keep their dotted names.
+    """
+    result = dict(settings)
+    for key, value in parameters.items():
+        group = settings.get(key)
+        if isinstance(group, dict) and isinstance(value, dict):
+            value = {**group, **value}
+        elif isinstance(group, dict):
+            result |= {f"{key}.{name}": setting for name, setting in group.items()}
+        result[key] = value
+    return result
 
 
 def _new_id() -> str:

@@ -8,6 +8,7 @@ trained on from their checkpoints, under the same ids.
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -57,18 +58,24 @@ def drive(
     ``arguments``: overrides that all trials have in common. Raises ``ConfigError`` before anything
     runs if the sweep is wrong, ``SweepError`` at the end if any trial in the folder failed.
     """
-    _refuse_offline()
     _refuse_several_values(context, config, arguments)
     packing = pack_options(launcher)
+    definition = _definition_of_file(settings)
+    if definition is not None:  # before the server is asked anything
+        words = _common_words(definition, arguments)
+        check_trials(context, config, definition, words, explain)
+    _refuse_offline()
     server = SweepServer()
-    stored, definition = _read(server, config, settings)
-    words = _common_words(definition, arguments)
-    if stored is not None:
+    if definition is not None:
+        stored = _created(server, config, definition, words)
+    else:
+        stored = _stored(server, config, settings)
         _set_folder(config, stored.place)
-    check_trials(context, config, definition, words, explain)
-    stored = stored or _created(server, config, definition, settings, words)
+        definition = read_definition(stored.content, str(stored.place))
+        words = _common_words(definition, arguments)
+        check_trials(context, config, definition, words, explain)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
-    place = WandbSweep(stored.place.entity, stored.place.project, stored.place.id, tuple(words))
+    place = replace(stored.place, settings=tuple(words))
     sweep = CheckedSweep(context, config, folder, settings, packing, definition, place)
     _open_folder(sweep, stored)
     shown = escape(str(relative_path(folder)))
@@ -103,24 +110,23 @@ def _refuse_several_values(
         raise ConfigError(problems, prefix="W&B sweep: ")
 
 
-def _read(
-    server: SweepServer, config: DictConfig, settings: WandbSweepSettings
-) -> tuple[StoredSweep | None, SweepDefinition]:
-    """Return the sweep on the server (None if it is to be created) and its definition."""
-    if settings.file is not None:
-        file = Path(settings.file).expanduser()
-        definition = read_definition(read_file(file), str(file))
-        known = read_wandb_sweep(Path(str(config.hydra.sweep.dir)).absolute())
-        return (server.read(known, f"{SWEEPER}.file") if known else None), definition
+def _definition_of_file(settings: WandbSweepSettings) -> SweepDefinition | None:
+    """Return what the file of the sweep defines; None if the sweep exists already."""
+    if settings.file is None:
+        return None
+    file = Path(settings.file).expanduser()
+    return read_definition(read_file(file), str(file))
+
+
+def _stored(server: SweepServer, config: DictConfig, settings: WandbSweepSettings) -> StoredSweep:
+    """Return the sweep that the settings name."""
     key = f"{SWEEPER}.sweep"
     try:
         entity, project, name = parse_sweep(str(settings.sweep))
     except ValueError:
         fix = "give ENTITY/PROJECT/ID, PROJECT/ID or ID"
         raise ConfigError([Problem(key, settings.sweep, "this is no W&B sweep", fix)]) from None
-    place = server.place(name, *_project(config, project, entity))
-    stored = server.read(place, key)
-    return stored, read_definition(stored.content, str(place))
+    return server.read(server.place(name, *_project(config, project, entity)), key)
 
 
 def _project(
@@ -157,27 +163,21 @@ def _set_folder(config: DictConfig, place: WandbSweep) -> None:
 
 
 def _created(
-    server: SweepServer,
-    config: DictConfig,
-    definition: SweepDefinition,
-    settings: WandbSweepSettings,
-    words: Sequence[str],
+    server: SweepServer, config: DictConfig, definition: SweepDefinition, words: Sequence[str]
 ) -> StoredSweep:
-    """Create the sweep of a file on the server, unless another driver just did."""
+    """Return the sweep of a file, which is created unless its folder names one."""
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    key = f"{SWEEPER}.file"
     with sweep_lock(folder):
         _refuse_other_contents(folder, None)
         place = read_wandb_sweep(folder)
         if place is None:
-            content = definition.content
-            project = _project(config, os.environ.get("WANDB_PROJECT") or content.get("project"))[0]
-            entity = os.environ.get("WANDB_ENTITY") or content.get("entity") or _project(config)[1]
-            created = server.create(content, project, str(entity) if entity else None)
-            place = WandbSweep(created.entity, created.project, created.id, tuple(words))
+            project = os.environ.get("WANDB_PROJECT") or definition.content.get("project")
+            entity = os.environ.get("WANDB_ENTITY") or definition.content.get("entity")
+            created = server.create(definition.content, *_project(config, project, entity))
+            place = replace(created, settings=tuple(words))
             write_sweep(folder, [], wandb_sweep=place)
-    return server.read(place, key)
+    return server.read(place, f"{SWEEPER}.file")
 
 
 def _open_folder(sweep: CheckedSweep, stored: StoredSweep) -> None:
