@@ -93,19 +93,24 @@ def test_stop_in_wandb_stops_one_trial(tmp_path: Path, server: Any) -> None:
     assert code == 0 and "1 finished, 1 stopped" in text, text
 
 
-def test_cancelling_the_sweep_stops_all_trials(tmp_path: Path, server: Any) -> None:
+@pytest.mark.parametrize("launcher", ["pack", "process"])
+def test_cancelling_the_sweep_stops_all_trials(tmp_path: Path, server: Any, launcher: str) -> None:
     """The server tells the agents, and not the runs."""
     steps = {"seed": {"values": [1, 2, 3]}, "trainer.max_epochs": {"value": LONG}}
     file = sweep_file(tmp_path, {**steps, "trainer.max_steps": {"value": LONG}})
-    # in a process each, so that both ways of stopping are tried
-    process = start_driver(server, tmp_path, str(file), "together=2", "hydra/launcher=process")
-    wait_until(lambda: len(server.runs()) == 1 and bool(server.runs()[0]["history"]), process)
+    words = (str(file), "together=2", f"hydra/launcher={launcher}")
+    process = start_driver(server, tmp_path, *words)
+    count = 2 if launcher == "pack" else 1  # the second would begin after the first
+    wait_until(
+        lambda: len(server.runs()) == count and all(run["history"] for run in server.runs()),
+        process,
+    )
     (sweep,) = server.store.sweeps.values()
     sweep["state"] = "CANCELED"
     text = process.communicate(timeout=150)[0]
     assert process.returncode == 0, text
-    assert [run["state"] for run in server.runs()] == ["killed"], text
-    assert "2 stopped" in text and "Traceback" not in text  # the second had not begun
+    assert [run["state"] for run in server.runs()] == ["killed"] * count, text
+    assert "2 stopped" in text and "Traceback" not in text
 
 
 def test_killed_driver_is_resumed_and_no_trial_is_trained_twice(

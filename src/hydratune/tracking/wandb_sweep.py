@@ -82,7 +82,7 @@ class SweepServer:
         try:
             self._api = wandb.Api(timeout=_TIMEOUT)
             self._default_entity = self._api.default_entity
-        except wandb.UsageError as error:
+        except wandb.errors.UsageError as error:
             raise InputError(
                 "a W&B sweep needs its server, and there is no API key: type wandb login, or set"
                 " WANDB_API_KEY"

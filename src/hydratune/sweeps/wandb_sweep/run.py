@@ -30,13 +30,16 @@ from hydratune.records.sweep import (
     read_wandb_sweep,
     write_sweep,
 )
+from hydratune.settings.commands import Resume
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TrackingConfig
+from hydratune.sweeps.job_checks import refuse_other_environment
 from hydratune.sweeps.launch import table_of_failures
 from hydratune.sweeps.trial_locks import sweep_lock
 from hydratune.sweeps.wandb_sweep.agents import Agents
 from hydratune.sweeps.wandb_sweep.check import Explain, check_trials, pack_options
 from hydratune.sweeps.wandb_sweep.definition import SweepDefinition, read_definition, read_file
+from hydratune.sweeps.wandb_sweep.parameters import value_text
 from hydratune.sweeps.wandb_sweep.settings import SWEEPER, CheckedSweep, WandbSweepSettings
 from hydratune.sweeps.wandb_sweep.trials import run_batch, unfinished
 from hydratune.tracking.wandb_sweep import StoredSweep, SweepServer, parse_sweep
@@ -75,14 +78,41 @@ def drive(
         words = _common_words(definition, arguments)
         check_trials(context, config, definition, words, explain)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
-    place = replace(stored.place, settings=tuple(words))
-    sweep = CheckedSweep(context, config, folder, settings, packing, definition, place)
+    place = replace(stored.place, settings=_settings(words))
+    # so that whoever reads the settings of a run finds it on the server
+    names = {"tracking.entity": place.entity, "tracking.project": place.project}
+    words += [f"{key}={value_text(key, name)}" for key, name in names.items()]
+    sweep = CheckedSweep(
+        context, config, folder, settings, packing, definition, place, tuple(words)
+    )
     _open_folder(sweep, stored)
-    shown = escape(str(relative_path(folder)))
-    console.print(f"[bold]W&B sweep[/]   {stored.url}  {shown}", soft_wrap=True)
+    _print_start(sweep, stored)
     listen()
-    _run_trials(sweep, Agents(server, place))
+    try:
+        _run_trials(sweep, Agents(server, place))
+    except KeyboardInterrupt:
+        console.print(f"[yellow]interrupted; the same command resumes the runs  {stored.url}")
+        raise
     _report(sweep, stored)
+
+
+def _print_start(sweep: CheckedSweep, stored: StoredSweep) -> None:
+    """Print where the sweep is, what it varies, and how it is run."""
+    definition, settings = sweep.definition, sweep.settings
+    console.print(f"[bold]W&B sweep[/]   {stored.url}", soft_wrap=True)
+    keys = escape(", ".join(parameter.key for parameter in definition.parameters))
+    by = f" by {definition.metric}" if definition.metric else ""
+    folder = escape(str(relative_path(sweep.folder)))
+    method = definition.content["method"]
+    console.print(
+        f"            {method} over {keys}{by}; {settings.together} trials at a time  {folder}",
+        soft_wrap=True,
+    )
+    if method != "grid" and settings.count is None and not definition.content.get("run_cap"):
+        console.print(
+            f"[yellow]a {method} sweep has no end: count=N here, run_cap: N in the sweep, or Stop"
+            " on its page ends it"
+        )
 
 
 def _refuse_offline() -> None:
@@ -144,9 +174,14 @@ def _common_words(definition: SweepDefinition, arguments: Sequence[str]) -> list
 
     What was typed takes precedence over the command of the sweep.
     """
-    words = [*definition.words, *(word for word in arguments if not word.startswith("resume="))]
+    words = [*definition.words, *arguments]
     has_tracking = any(word.startswith("tracking=") for word in words)
     return words if has_tracking else ["tracking=online", *words]
+
+
+def _settings(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that are settings of the trials, and not of this call."""
+    return tuple(word for word in words if not word.startswith("resume="))
 
 
 def _set_folder(config: DictConfig, place: WandbSweep) -> None:
@@ -175,9 +210,14 @@ def _created(
             project = os.environ.get("WANDB_PROJECT") or definition.content.get("project")
             entity = os.environ.get("WANDB_ENTITY") or definition.content.get("entity")
             created = server.create(definition.content, *_project(config, project, entity))
-            place = replace(created, settings=tuple(words))
+            place = replace(created, settings=_settings(words))
             write_sweep(folder, [], wandb_sweep=place)
-    return server.read(place, f"{SWEEPER}.file")
+    try:
+        return server.read(place, f"{SWEEPER}.file")
+    except ConfigError:
+        why = f"its sweep {place} is not on the server, where it was created before"
+        fix = "choose another hydra.sweep.dir, in which a new sweep is created"
+        raise ConfigError([Problem("hydra.sweep.dir", folder, why, fix)]) from None
 
 
 def _open_folder(sweep: CheckedSweep, stored: StoredSweep) -> None:
@@ -193,6 +233,10 @@ def _open_folder(sweep: CheckedSweep, stored: StoredSweep) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with sweep_lock(folder):
         _refuse_other_contents(folder, place)
+        if unfinished(sweep) or stored.state not in _ENDED:
+            records = [sweep.record(name) for name in read_sweep(folder)]
+            force = Resume.force if "resume=force" in sweep.words else Resume.auto
+            refuse_other_environment([r for r in records if r.is_finished()], force)
         write_text(folder / HYDRA_FILE, mask(OmegaConf.to_yaml(sweep.config)))
         write_sweep(folder, list(read_sweep(folder).values()), wandb_sweep=place)
 
@@ -243,6 +287,8 @@ def _report(sweep: CheckedSweep, stored: StoredSweep) -> None:
     states = [str(status.state.value) for status in statuses.values() if status.state]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(f"W&B sweep   {stored.url}: {counts}", soft_wrap=True)
+    if sweep.settings.file is not None and stored.state in _ENDED:
+        console.print("[dim]it was over before; hydra.sweep.dir=DIR makes a new sweep of this file")
     left = unfinished(sweep)
     if left:
         names = ", ".join(job.name for job in left)

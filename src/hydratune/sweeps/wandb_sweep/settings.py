@@ -1,5 +1,6 @@
 """The settings of a driver of a W&B sweep, and the sweep after it was checked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,12 @@ class CheckedSweep:
     settings: WandbSweepSettings
     packing: PackOptions | None  # None: each trial in a process of its own
     definition: SweepDefinition
-    place: WandbSweep  # with the overrides that all trials have in common
+    place: WandbSweep
+    words: tuple[str, ...]  # overrides that all trials have in common
+
+    def overrides(self, varying: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the overrides of the trial with these settings."""
+        return (*self.words, *(f"{key}={value}" for key, value in varying.items()))
 
     def record(self, name: str) -> RunDirectory:
         """Return the run directory of the trial with this folder."""

@@ -6,7 +6,7 @@ the folder, and others the sweep from elsewhere.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from filelock import FileLock
 from hydra.errors import HydraException
@@ -84,6 +84,7 @@ def _take_unfinished(sweep: CheckedSweep, limit: int, held: list[HeldTrial]) -> 
         if has_ended(sweep, job.name):  # its driver has released it since
             lock.release()
             continue
+        job = replace(job, overrides=sweep.overrides(job.varying))  # resume= may have changed
         held.append(HeldTrial(job, job.trial, lock))
 
 
@@ -95,8 +96,7 @@ def _add(sweep: CheckedSweep, trials: Sequence[WandbTrial], held: list[HeldTrial
         # a run that W&B hands out again, after it was interrupted on another machine, say
         name = folders.get(trial.run_id) or str(len(jobs))
         varying = sweep.definition.overrides(trial.parameters)
-        overrides = [*sweep.place.settings, *(f"{key}={value}" for key, value in varying.items())]
-        jobs[name] = SweepJob(name, tuple(overrides), varying, trial=trial)
+        jobs[name] = SweepJob(name, sweep.overrides(varying), varying, trial=trial)
         lock = lock_trial(sweep.folder, name)
         if lock is not None:
             held.append(HeldTrial(jobs[name], trial, lock))
