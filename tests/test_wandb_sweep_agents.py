@@ -69,6 +69,14 @@ def test_a_batch_begins_without_the_trials_that_do_not_come() -> None:
     assert [trial.run_id for trial in asked.take(3)] == ["a"]
 
 
+def test_trials_that_are_resumed_leave_the_other_agents_free() -> None:
+    asked, server = agents(run("c"), [], [], [])
+    assert [trial.run_id for trial in asked.take(2, busy=2)] == ["c"]
+    assert server.registered == 4  # two have resumed trials, and one gets none
+    asked, server = agents([], [], [])
+    assert asked.take(1, busy=1) == []  # it does not wait: there is something to run
+
+
 def test_a_paused_sweep_is_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
     asked, _ = agents(*[[]] * 10, run("a"))
     assert [trial.run_id for trial in asked.take(1)] == ["a"]

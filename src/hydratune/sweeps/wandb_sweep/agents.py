@@ -22,26 +22,28 @@ class Agents:
         self._agents: list[str] = []
         self.is_over = False  # the sweep hands out no more trials
 
-    def take(self, count: int) -> list[WandbTrial]:
+    def take(self, count: int, busy: int = 0) -> list[WandbTrial]:
         """Return at most ``count`` trials; none if the sweep is over.
 
-        Waits while the sweep has no trial, because it is paused or the server does not answer.
+        ``busy``: how many agents have a trial already. If none has, this waits while the sweep has
+        no trial, because it is paused or the server does not answer.
         """
         trials: list[WandbTrial] = []
         rounds = 0
         while not self.is_over and len(trials) < count:
-            trial = self._ask(len(trials))
+            trial = self._ask(busy + len(trials))
             if trial is not None:
                 trials.append(trial)
                 continue
             rounds += 1
-            if self.is_over or (trials and rounds >= _ROUNDS):
+            can_begin = bool(trials) or busy > 0
+            if self.is_over or (can_begin and rounds >= _ROUNDS):
                 break
-            if not trials and rounds == 1:
+            if not can_begin and rounds == 1:
                 state = self._server.state(self._sweep).lower()
                 why = f"the sweep is {state}" if state else "the server does not answer"
                 console.print(f"[yellow]no trial to run ({why}); waiting, Ctrl-C ends it")
-            time.sleep(_HEARTBEAT if not trials else 1.0)
+            time.sleep(1.0 if can_begin else _HEARTBEAT)
         return trials
 
     def _ask(self, number: int) -> WandbTrial | None:

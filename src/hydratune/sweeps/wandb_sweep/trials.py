@@ -39,7 +39,7 @@ class HeldTrial:
 def run_batch(sweep: CheckedSweep, agents: Agents, limit: int) -> list[str]:
     """Run at most ``limit`` trials together; return the names of their folders.
 
-    These are the trials that a killed or interrupted driver left in the folder, or else new ones.
+    These are the trials that a killed or interrupted driver left in the folder, then new ones.
     Empty if there is nothing to run any more. If it is interrupted, the trials that have not ended
     are resumed by the next call.
     """
@@ -47,8 +47,8 @@ def run_batch(sweep: CheckedSweep, agents: Agents, limit: int) -> list[str]:
     try:
         with sweep_lock(sweep.folder):
             _take_unfinished(sweep, limit, held)
-        if not held:
-            new = agents.take(limit)
+        new = agents.take(limit - len(held), busy=len(held))
+        if new:
             with sweep_lock(sweep.folder):
                 _add(sweep, new, held)
         if held:
