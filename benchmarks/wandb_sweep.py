@@ -138,7 +138,7 @@ def run_bayes(bench: Bench) -> dict[str, Any]:
 
 def stop_and_kill(bench: Bench) -> dict[str, Any]:
     """Stop one trial of eight, kill the driver, and start it again."""
-    steps = [16, 17, 18, 19, 400, 401, 402, LONG]
+    steps = [16, 17, 18, 19, 100, 101, 102, LONG]
     parameters = {
         "trainer.max_steps": {"values": steps},
         "trainer.max_epochs": {"value": LONG},
