@@ -15,6 +15,7 @@ from enum import Enum
 OBJECTIVE = "objective"  # the validation loss under the name by which runs are ranked
 LIKELIHOOD, GENERATION = "likelihood", "generation"  # measured in every evaluation of answers
 PACKAGE_METRICS = "hydratune.metrics"  # entry points of packages that bring other metrics
+VALIDATION = "val"  # what a metric of the validation rows begins with: val/loss, val/field_f1
 _ANY = "*"  # the last part of a row's name that stands for every field, class or package
 
 
@@ -184,7 +185,7 @@ def find(key: str) -> Metric | None:
     """Return the row of a name of metrics.json, or None."""
     system, name = split_system(key)
     if system is None:
-        return run_metric(key)
+        return run_metric(key) or answer_metric(_on_validation(key))
     return _CLEAN_ROWS if name == _CLEAN_ROWS.name else answer_metric(name)
 
 
@@ -197,11 +198,20 @@ def split_system(key: str) -> tuple[str | None, str]:
     return (system, name) if slash and name and whole in SYSTEM_TITLES else (None, "")
 
 
+def _on_validation(key: str) -> str:
+    """Return ``field_f1`` for ``val/field_f1``, and "" for what is not of the validation rows."""
+    system, _, name = key.partition("/")
+    return name if system == VALIDATION else ""
+
+
 def title(key: str) -> str:
     """Return the title of a name of metrics.json; of a metric without a row, its name in words."""
     system, name = split_system(key)
     row = find(key)
     if system is None:
+        name = _on_validation(key) if run_metric(key) is None else ""
+        if name and row is not None:
+            return f"validation {row.title.format(name.partition('/')[2])}"
         return row.title if row is not None else key.replace("/", ": ").replace("_", " ")
     own = row.title.format(name.partition("/")[2]) if row is not None else name.replace("_", " ")
     return f"{_system_prefix(system)}{own}"

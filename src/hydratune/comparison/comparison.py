@@ -7,9 +7,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hydratune import metric_table
 from hydratune.comparison import effects
 from hydratune.comparison.conditions import differing_conditions, why_not_comparable
-from hydratune.comparison.criterion import Criterion, unknown_metric
+from hydratune.comparison.criterion import Criterion, default_criterion, monitored, unknown_metric
 from hydratune.comparison.effects import Effect, find_effects
 from hydratune.comparison.entries import (
     Entry,
@@ -28,7 +29,8 @@ from hydratune.comparison.formatting import (
 from hydratune.comparison.fronts import ParetoFront, measured_metrics, pareto_fronts
 from hydratune.comparison.runs import Run, nested_value
 from hydratune.comparison.ties import PairedTest, Significance, compare_with_best, main_metric
-from hydratune.metric_table import cost_headings, title
+from hydratune.metric_table import VALIDATION, cost_headings, title
+from hydratune.settings.monitor import LOSS, Monitor
 
 _ALWAYS_SHOWN = (
     "eval/schema_valid",
@@ -148,12 +150,12 @@ def compare(
     confidence: float = 0.95,
     tests: bool = True,
 ) -> Comparison:
-    """Compare ``runs`` by the criterion ``by``.
+    """Compare ``runs`` by the criterion ``by``; None: by what they monitor.
 
     ``pareto``: two metrics to weigh against each other. ``tests``: pair the test rows with those of
     the best entry. Raises ``InputError`` if no finished run has a metric that was asked for.
     """
-    by = by or Criterion()
+    by = by or default_criterion(runs)
     ranked = group_runs(runs, by)
     if by.metric != "objective" and not any(entry.scores for entry in ranked):
         raise unknown_metric("metric", by.metric, measured_metrics(runs))
@@ -217,11 +219,18 @@ def _metrics_beside(runs: Sequence[Run], by: Criterion, main: str | None) -> lis
     """Return the metrics to show beside the criterion, of those that runs have."""
     names = [
         *([] if by.metric == "objective" else ["val/loss"]),
+        *[name for run in runs if (name := _validation_metric(run)) is not None],
         *([f"eval/{main}"] if main else []),
         *_ALWAYS_SHOWN,
     ]
     others = [name for name in dict.fromkeys(names) if name != by.metric]
     return [name for name in others if any(_is_informative(run, name) for run in runs)]
+
+
+def _validation_metric(run: Run) -> str | None:
+    """Return the metric that says best how good a run's answers to the validation rows are."""
+    name = metric_table.main_metric(run.metrics, f"{VALIDATION}/")
+    return None if name is None else f"{VALIDATION}/{name}"
 
 
 def _is_informative(run: Run, name: str) -> bool:
@@ -245,7 +254,7 @@ def _notes(
             f"chosen by {title(by.metric)} on the test rows: the score of the best is"
             " optimistically biased; choose on validation"
         )
-    notes += significance.notes
+    notes += _notes_on_choice(ranked, by) + list(significance.notes)
     notes += [f"run {run.name}: {damage}" for run in runs for damage in run.damage]
     partly_finished = [entry for entry in ranked if 0 < len(entry.finished) < len(entry.runs)]
     notes += [_note_on_seeds(entry, keys) for entry in partly_finished]
@@ -258,6 +267,36 @@ def _notes(
             "no importances: a forest fitted to these runs does not predict the runs that it was"
             " not fitted to"
         )
+    return notes
+
+
+def _notes_on_choice(ranked: Sequence[Entry], by: Criterion) -> list[str]:
+    """Return which other metric of the validation rows would choose another run."""
+    runs = [run for entry in ranked for run in entry.finished]
+    notes = []
+    monitors = list(dict.fromkeys(str(monitored(run).metric) for run in runs))
+    if len(monitors) > 1:
+        notes.append(
+            f"the weights of these runs were chosen by different metrics ({', '.join(monitors)})"
+        )
+    measured = set.intersection(*[set(run.metrics) for run in runs]) if runs else set()
+    answers = metric_table.main_metric(measured, f"{VALIDATION}/")
+    names = [LOSS, *([f"{VALIDATION}/{answers}"] if answers else [])]
+    chosen = ranked[0].finished[:1] if ranked else []
+    if by.on_test or not chosen:
+        return notes
+    for name in names:
+        other = group_runs(runs, Criterion(name, metric_table.lower_is_better(name) is not False))
+        best = other[0]
+        is_same = best.runs[0].path in {run.path for run in ranked[0].runs}
+        if name == by.metric or best.mean is None or is_same:
+            continue
+        own = group_runs(ranked[0].runs, best.by)[0].mean
+        if own != best.mean:
+            notes.append(
+                f"the {Monitor.read(name).title} would choose another run:"
+                f" {best.finished[0].name} ({best.mean:.4g}, and {own:.4g} for the best above)"
+            )
     return notes
 
 

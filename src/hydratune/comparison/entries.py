@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hydratune.comparison.criterion import Criterion
 from hydratune.comparison.formatting import canonical, format_value
 from hydratune.comparison.runs import Run
+from hydratune.settings.monitor import LOSS
 
 _IGNORED = ("name", "preview", "resume", "tracking")  # settings, and a group, not to be compared
 _SHOWN_FIRST = ("optimizer", "adapter", "trainer")  # groups of settings
@@ -70,7 +71,16 @@ def group_runs(runs: Sequence[Run], by: Criterion | None = None) -> list[Entry]:
         Entry(tuple(sorted(group, key=lambda run: _run_order(run, by))), by)
         for group in groups.values()
     ]
-    return sorted(entries, key=lambda entry: (_cost(entry.mean, by), _run_order(entry.runs[0], by)))
+    return sorted(
+        entries,
+        key=lambda entry: (_cost(entry.mean, by), _mean_loss(entry), _run_order(entry.runs[0], by)),
+    )
+
+
+def _mean_loss(entry: Entry) -> float:
+    """Return the mean validation loss, which decides between entries with equal scores."""
+    losses = [loss for run in entry.finished if (loss := run.value(LOSS)) is not None]
+    return statistics.fmean(losses) if losses else math.inf
 
 
 def seed_keys(runs: Sequence[Run]) -> set[str]:

@@ -25,6 +25,8 @@ def end_of_sweep(folder: Path, names: Collection[str], *, best: bool = True) -> 
         console.print(table)
     for line in verdict(compared) if best else ():
         console.print(escape(line.replace(f"{Path.cwd()}/", "")), soft_wrap=True)
+    for note in compared.notes:
+        console.print(f"[yellow]note: {escape(note)}", soft_wrap=True)
     try:
         write_page(compared, folder / "comparison", folder.name)
     except Exception:  # the page must not make a sweep fail

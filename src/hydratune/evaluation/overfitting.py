@@ -68,8 +68,11 @@ class Course:
         return {"verdict": self.verdict.value, "advice": self.advice, "epochs": epochs}
 
 
-def course(history: Sequence[HistoryRow]) -> Course:
-    """Return how training went, from the rows of history.csv."""
+def course(history: Sequence[HistoryRow], kept_step: int | None = None) -> Course:
+    """Return how training went, from the rows of history.csv.
+
+    ``kept_step``: the step whose weights are kept; None: that of the lowest validation loss.
+    """
     epochs = _epochs(history)
     validations = [
         (int(row["step"]), float(row["epoch"]), loss)
@@ -81,14 +84,22 @@ def course(history: Sequence[HistoryRow]) -> Course:
     step, epoch, best = min(validations, key=lambda entry: entry[2])
     last = validations[-1][2]
     rise = last / best - 1 if best > 0 else 0.0
-    verdict, advice = _judge(validations, step, epoch, rise)
+    kept = "that point" if kept_step in (None, step) else f"step {kept_step}"
+    verdict, advice = _judge(validations, step, epoch, rise, kept)
     return Course(verdict, advice, epochs, step, epoch, rise)
 
 
 def _judge(
-    validations: Sequence[tuple[int, float, float]], step: int, epoch: float, rise: float
+    validations: Sequence[tuple[int, float, float]],
+    step: int,
+    epoch: float,
+    rise: float,
+    kept: str,
 ) -> tuple[Verdict, str]:
-    """Return (verdict, advice) for validations (step, epoch, loss), best at ``step``."""
+    """Return (verdict, advice) for validations (step, epoch, loss), best at ``step``.
+
+    ``kept`` says in words whose weights are kept.
+    """
     if len(validations) < 2:
         return Verdict.unknown, (
             "one validation: set trainer.validations_per_epoch=2 or more to see the course"
@@ -96,7 +107,7 @@ def _judge(
     if rise > _NOISE:
         return Verdict.overfitted, (
             f"over-fitted after epoch {epoch:.3g}: the validation loss rose by {100 * rise:.1f} %"
-            " from there; the weights of that point are kept; stop there"
+            f" from there; the weights of {kept} are kept; stop there"
             f" ({_stop(epoch)}), or give more rows, a lower rate or rank"
         )
     last = validations[-1][2]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydratune.settings.secrets import mask
 
@@ -34,10 +34,25 @@ class Outcome(StrEnum):
 
 
 class Rung(NamedTuple):
-    """A validation loss that a run reported to its sweep."""
+    """What a run reported to its sweep after some steps; None: not a finite number, or no such."""
 
     step: int
-    loss: float | None  # None: not a finite number
+    loss: float | None  # validation loss
+    value: float | None = None  # of trainer.monitor, where that is another metric
+    interval: tuple[float, float] | None = None  # confidence interval of ``value``
+
+    @classmethod
+    def read(cls, entry: list[Any]) -> "Rung":
+        """Return an entry of ``rungs`` in status.json."""
+        step, loss, *more = entry
+        value, interval = (*more, None, None)[:2]
+        return cls(step, loss, value, (interval[0], interval[1]) if interval else None)
+
+    def stored(self) -> list[object]:
+        """Return the entry of ``rungs`` in status.json."""
+        if self.value is None and self.interval is None:
+            return [self.step, self.loss]
+        return [self.step, self.loss, self.value, list(self.interval) if self.interval else None]
 
 
 @dataclass(frozen=True)
@@ -130,7 +145,7 @@ class Status:
     def rungs(self) -> tuple[Rung, ...]:
         """The losses that the run has reported to its sweep, in the order of their steps."""
         value = self.content.get("rungs")
-        return tuple(Rung(step, loss) for step, loss in value) if isinstance(value, list) else ()
+        return tuple(map(Rung.read, value)) if isinstance(value, list) else ()
 
     def _text(self, key: str) -> str | None:
         value = self.content.get(key)
@@ -167,20 +182,25 @@ class Status:
         """Return the status of a run that waits for its sweep to decide."""
         return self.changed(state=State.waiting.value, paused=True)
 
-    def report(self, step: int, loss: float | None) -> "Status":
-        """Return the status with the loss at a rung; ``loss`` is None if it is not finite.
+    def report(self, rung: Rung) -> "Status":
+        """Return the status with what was measured at a rung.
 
         What was reported at later steps, before the run was resumed, is dropped.
         """
-        earlier = [[rung.step, rung.loss] for rung in self.rungs if rung.step < step]
-        return self.changed(rungs=[*earlier, [step, loss]])
+        earlier = [own.stored() for own in self.rungs if own.step < rung.step]
+        return self.changed(rungs=[*earlier, rung.stored()])
 
-    def halve(self) -> "Status":
-        """Return the status of a run that is stopped at its last rung."""
-        step, loss = self.rungs[-1]
+    def halve(self, metric: str = "") -> "Status":
+        """Return the status of a run that is stopped at its last rung.
+
+        ``metric``: by which it was judged, in words, if that is not the loss.
+        """
+        step, loss, value, _ = self.rungs[-1]
         why = f"halved at step {step}"
         if loss is not None:
-            why = f"halved: not among the best at step {step} (validation loss {loss:.4f})"
+            monitored = f"{metric} {value:.4f}, " if metric and value is not None else ""
+            numbers = f"{monitored}validation loss {loss:.4f}"
+            why = f"halved: not among the best at step {step} ({numbers})"
         halved = {"step": step, "value": loss, "rung": len(self.rungs) - 1}
         return self.changed(halved=halved).end(State.stopped, why)
 

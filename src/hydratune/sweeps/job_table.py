@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hydratune.console import Stage
+from hydratune.settings.monitor import Monitor
 
 _STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "bold"}
 _TRAINING = "training"  # the stage that takes longest, and says how far a job is
@@ -29,8 +30,9 @@ class JobLine:
     trained: float | None = None  # when its training ended
     took: float | None = None  # seconds, once it has ended
     loss: float | None = None
-    best: float | None = None  # lowest validation loss so far
+    best: float | None = None  # best value so far of ``monitor``
     reason: str = ""  # why it has its state
+    monitor: Monitor = field(default_factory=Monitor)
 
     def update(self, stage: Stage, now: float) -> None:
         """Take over the progress that the job reports."""
@@ -39,13 +41,21 @@ class JobLine:
             self.trained = now if self.stage.title == _TRAINING else self.trained
         self.stage = stage
         self.loss = stage.numbers.get("loss", self.loss)
-        losses = [self.best, stage.numbers.get("val loss")]
-        self.best = min((loss for loss in losses if loss is not None), default=None)
+        name = "val loss" if self.monitor.is_loss else self.monitor.title
+        value = stage.numbers.get(name)
+        if value is not None and (self.best is None or self.monitor.is_better(value, self.best)):
+            self.best = value
 
     @property
     def can_be_best(self) -> bool:
-        """False for a job that failed, was stopped or has no validation loss yet."""
+        """False for a job that failed, was stopped or was not validated yet."""
         return self.state not in ("failed", "stopped") and self.best is not None
+
+    @property
+    def cost(self) -> float:
+        """A number that is lower for a better job."""
+        best = self.best or 0.0
+        return best if self.monitor.lower else -best
 
     def seconds_left_in_stage(self, now: float) -> float | None:
         return self.stage.seconds_left(now - self.since)
@@ -59,9 +69,7 @@ def choose(lines: Mapping[str, JobLine], room: int) -> dict[str, JobLine]:
     for name, line in lines.items():
         names[line.state if line.state in names else "others"].append(name)
     failed, waiting = names["failed"], names["waiting"]
-    best = sorted(
-        names["others"], key=lambda name: (not lines[name].can_be_best, lines[name].best or 0.0)
-    )
+    best = sorted(names["others"], key=lambda name: (not lines[name].can_be_best, lines[name].cost))
     order = [*names["running"], *failed[-3:], *best[:5], *waiting, *best[5:], *failed]
     chosen = set(list(dict.fromkeys(order))[: max(_LEAST_ROWS, room)])
     return {name: line for name, line in lines.items() if name in chosen}
@@ -125,7 +133,7 @@ def summary(
         parts.append(f"about {span(seconds)} left")
     candidates = {name: line for name, line in lines.items() if line.can_be_best}
     if candidates:
-        name = min(candidates, key=lambda name: (candidates[name].best, name))
+        name = min(candidates, key=lambda name: (candidates[name].cost, name))
         parts.append(f"best so far: job {name} ({lines[name].settings}) {lines[name].best:.4f}")
     if shown is not None and len(shown) < len(lines):
         hidden = [line.state for name, line in lines.items() if name not in shown]
