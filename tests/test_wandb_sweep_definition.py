@@ -142,6 +142,13 @@ def test_a_grid_has_no_ranges() -> None:
         ),
         ({"metric": {"name": "val/loss", "goal": "maximize"}}, "metric.goal", "less of val/loss"),
         ({"metric": {"name": "val/loss", "goal": "down"}}, "metric.goal", "no such goal"),
+        (
+            {"metric": {"name": "eval/field_f1", "goal": "maximize"}},
+            "metric.name",
+            "it would choose on the test rows, whose score then says nothing about new rows; choose"
+            " on the validation rows instead: trainer.monitor=val/field_f1 among the settings, and"
+            " metric: {name: val/field_f1",
+        ),
     ],
 )
 def test_the_metric_is_one_that_runs_log(values: dict[str, Any], key: str, text: str) -> None:
@@ -249,6 +256,14 @@ def test_wrong_settings_are_said_with_the_name_of_the_file(typed: Callable[..., 
     assert "toy.yaml" in text and "did you mean lora?" in text
     text = typed({"optimizer.lr": {"values": [1e-3, -1.0]}, "adapter.r": {"values": [0]}})
     assert "optimizer.lr = -1.0" in text and "adapter.r = 0" in text
+
+
+def test_metric_of_answers_is_measured_if_trials_monitor_it(typed: Callable[..., str]) -> None:
+    metric = {"name": "val/field_f1", "goal": "maximize"}
+    text = typed(RATES, metric=metric)
+    assert "toy.yaml" in text and "set trainer.monitor=val/field_f1" in text
+    text = typed(RATES, "trainer.monitor=val/field_f1", metric=metric)
+    assert "WANDB_MODE" in text and "metric" not in text  # it is right
 
 
 def test_what_varies_stands_in_the_sweep(typed: Callable[..., str]) -> None:

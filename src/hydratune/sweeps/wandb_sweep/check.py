@@ -8,10 +8,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.errors import ConfigError, HydratuneError, Problem
+from hydratune.settings.commands import TrainConfig
 from hydratune.settings.tracking import TrackingMode
 from hydratune.sweeps.job_checks import check_job
 from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.wandb_sweep.definition import SweepDefinition
+from hydratune.sweeps.search.objectives import refuse_unmeasured
+from hydratune.sweeps.wandb_sweep.definition import SweepDefinition, metric_problem
 
 # says what an error of Hydra, raised for these overrides, means for one setting
 Explain = Callable[[BaseException, Sequence[str]], Problem | None]
@@ -30,23 +32,30 @@ def check_trials(
     sweep.
     """
     problems: list[Problem] = []
+    trials: list[TrainConfig] = []
     for number, corner in enumerate(definition.corners()):
         overrides = [*words, *(f"{key}={value}" for key, value in corner.items())]
-        for problem in _problems(context, config, number, overrides, explain):
-            if str(problem) not in map(str, problems):
-                problems.append(problem)
+        settings, found = _check(context, config, number, overrides, explain)
+        trials += [settings] if settings is not None else []
+        problems += [problem for problem in found if str(problem) not in map(str, problems)]
+    objective = definition.objective
+    if objective is not None:
+        try:
+            refuse_unmeasured([objective], trials)
+        except ConfigError as error:
+            problems += [metric_problem(objective.metric, problem) for problem in error.problems]
     if problems:
         raise ConfigError(problems, prefix=f"W&B sweep {definition.source}: ")
 
 
-def _problems(
+def _check(
     context: HydraContext,
     config: DictConfig,
     number: int,
     overrides: Sequence[str],
     explain: Explain,
-) -> list[Problem]:
-    """Return what is wrong with one trial."""
+) -> tuple[TrainConfig | None, list[Problem]]:
+    """Return the settings of one trial (None if it has none) and what is wrong with it."""
     try:
         job, problems = check_job(context, config, number, overrides)
     except HydratuneError:
@@ -55,9 +64,9 @@ def _problems(
         problem = explain(error, overrides)
         why = " ".join(str(error).split())
         fix = "see hydratune train --help"
-        return [problem or Problem("trial", " ".join(overrides), why, fix)]
+        return None, [problem or Problem("trial", " ".join(overrides), why, fix)]
     if job is None:
-        return problems
+        return None, problems
     if job.name != str(number):
         fix = "leave it at its default, ${hydra.job.num}"
         why = "trial 7 of a W&B sweep has the folder 7"
@@ -66,7 +75,7 @@ def _problems(
     if mode is not TrackingMode.online:
         why = "the runs of a W&B sweep are on its server"
         problems.append(Problem("tracking.mode", mode.value, why, "tracking=online"))
-    return problems
+    return job.settings, problems
 
 
 def pack_options(launcher: object) -> PackOptions | None:

@@ -12,12 +12,13 @@ from hydratune.bounds import check_yaml
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.metric_table import lower_is_better
 from hydratune.records.files import Json
-from hydratune.sweeps.search.objectives import read_objectives
+from hydratune.sweeps.search.objectives import SearchObjective, read_objectives
 from hydratune.sweeps.wandb_sweep.parameters import Parameter, overrides_of, read_parameters
 
 METHODS = ("grid", "random", "bayes")
 _DIRECTIONS = {"minimize": "min", "maximize": "max"}
 _LOGGED_IN_TRAINING = ("train/loss", "val/")  # what the names of such metrics begin with
+_EXAMPLE = "metric: {name: val/loss, goal: minimize}"
 _VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
 
@@ -29,7 +30,7 @@ class SweepDefinition:
     content: Mapping[str, Json]  # all of it
     parameters: list[Parameter]
     words: tuple[str, ...]  # settings of its command, which are the same for every trial
-    metric: str | None
+    objective: SearchObjective | None  # by which the server compares trials
 
     def overrides(self, handed_out: Mapping[str, Json]) -> dict[str, str]:
         """Return setting -> value of the trial with these parameters."""
@@ -78,34 +79,35 @@ def read_definition(content: Mapping[str, Json], source: str) -> SweepDefinition
             key = f"parameters.{parameter.key}"
             fix = "give values: [...], or method: random or bayes"
             problems.append(Problem(key, "a range", "a grid needs a list of values", fix))
-    metric = _metric(content, problems)
+    objective = _objective(content, problems)
     words = _words(content.get("command"), str(content.get("program", "")), problems)
     if problems:
         raise ConfigError(problems, prefix=f"W&B sweep {source}: ")
-    return SweepDefinition(source, content, parameters, words, metric)
+    return SweepDefinition(source, content, parameters, words, objective)
 
 
-def _metric(content: Mapping[str, Json], problems: list[Problem]) -> str | None:
-    """Return the metric by which trials are compared; None if the sweep has none."""
+def _objective(content: Mapping[str, Json], problems: list[Problem]) -> SearchObjective | None:
+    """Return the metric by which trials are compared; None if the sweep has none, or a wrong one.
+
+    What is wrong is appended to ``problems``.
+    """
     metric = content.get("metric")
     needs = [name for name in ("bayes", "early_terminate") if _uses(content, name)]
     if not isinstance(metric, Mapping) or not metric.get("name"):
         if needs or metric:
             why = f"{' and '.join(needs) or 'a metric'} needs the name of one"
-            fix = "add metric: {name: val/loss, goal: minimize}"
-            problems.append(Problem("metric", metric, why, fix))
+            problems.append(Problem("metric", metric, why, f"add {_EXAMPLE}"))
         return None
     name, goal = str(metric["name"]), metric.get("goal", "minimize")
     if goal not in _DIRECTIONS:
-        problems.append(
-            Problem("metric.goal", goal, "W&B knows no such goal", "minimize or maximize")
-        )
-        return name
+        fix = "minimize or maximize"
+        problems.append(Problem("metric.goal", goal, "W&B knows no such goal", fix))
+        return None
     try:
-        read_objectives(f"{name}:{_DIRECTIONS[goal]}")
+        (objective,) = read_objectives(f"{name}:{_DIRECTIONS[goal]}")
     except ConfigError as error:
-        problems += [Problem("metric.name", name, p.why, p.fix) for p in error.problems]
-        return name
+        problems += [metric_problem(name, problem) for problem in error.problems]
+        return None
     lower = lower_is_better(name)
     if lower is not None and lower != (goal == "minimize"):
         fix = f"goal: {'minimize' if lower else 'maximize'}"
@@ -113,10 +115,16 @@ def _metric(content: Mapping[str, Json], problems: list[Problem]) -> str | None:
         problems.append(Problem("metric.goal", metric.get("goal"), why, fix))
     if _uses(content, "early_terminate") and not name.startswith(_LOGGED_IN_TRAINING):
         why = "early_terminate compares runs during training, and this is known at their end only"
-        problems.append(
-            Problem("metric.name", name, why, "metric: {name: val/loss, goal: minimize}")
-        )
-    return name
+        problems.append(Problem("metric.name", name, why, _EXAMPLE))
+    return objective
+
+
+def metric_problem(name: str, problem: Problem) -> Problem:
+    """Return what is wrong with a metric as a problem of the sweep's definition."""
+    fix = problem.fix
+    if problem.fix.rpartition("=")[0].endswith("trainer.monitor"):
+        fix += f" among the settings, and metric: {{name: {fix.rpartition('=')[2]}, ...}}"
+    return Problem("metric.name", name, problem.why, fix)
 
 
 def _uses(content: Mapping[str, Json], name: str) -> bool:

@@ -101,7 +101,7 @@ def _print_start(sweep: CheckedSweep, stored: StoredSweep) -> None:
     definition, settings = sweep.definition, sweep.settings
     console.print(f"[bold]W&B sweep[/]   {stored.url}", soft_wrap=True)
     keys = escape(", ".join(parameter.key for parameter in definition.parameters))
-    by = f" by {definition.metric}" if definition.metric else ""
+    by = f" by {definition.objective.metric}" if definition.objective else ""
     folder = escape(str(relative_path(sweep.folder)))
     method = definition.content["method"]
     console.print(
