@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hydratune.errors import RunError
-from hydratune.records.sweep import WandbSweep
+from hydratune.records.sweep import WandbSweep, WandbTrial
 from hydratune.sweeps.wandb_sweep import agents as agents_module
 from hydratune.sweeps.wandb_sweep.agents import Agents
 from hydratune.tracking.wandb_sweep import AgentCommand, CommandKind, SweepNotFoundError
@@ -57,41 +57,48 @@ def agents(*answers: Any) -> tuple[Agents, ScriptedServer]:
     return Agents(server, SWEEP), server  # type: ignore[arg-type]  # what a driver uses of it
 
 
+def taken(asked: Agents, count: int, busy: int = 0) -> list[str]:
+    """Return the ids of the runs that are taken."""
+    trials: list[WandbTrial] = []
+    asked.take(count, trials, busy)
+    return [trial.run_id for trial in trials]
+
+
 def test_each_trial_has_an_agent_of_its_own_which_is_used_again() -> None:
     asked, server = agents(run("a"), run("b"), run("c"))
-    assert [trial.run_id for trial in asked.take(2)] == ["a", "b"] and server.registered == 2
-    assert [trial.run_id for trial in asked.take(2)] == ["c"]  # and the sweep is over
-    assert server.registered == 2 and asked.is_over and asked.take(2) == []
+    assert taken(asked, 2) == ["a", "b"] and server.registered == 2
+    assert taken(asked, 2) == ["c"]  # and the sweep is over
+    assert server.registered == 2 and asked.is_over and taken(asked, 2) == []
 
 
 def test_a_batch_begins_without_the_trials_that_do_not_come() -> None:
     asked, _ = agents(run("a"), [], [], [], run("b"))
-    assert [trial.run_id for trial in asked.take(3)] == ["a"]
+    assert taken(asked, 3) == ["a"]
 
 
 def test_trials_that_are_resumed_leave_the_other_agents_free() -> None:
     asked, server = agents(run("c"), [], [], [])
-    assert [trial.run_id for trial in asked.take(2, busy=2)] == ["c"]
+    assert taken(asked, 2, busy=2) == ["c"]
     assert server.registered == 4  # two have resumed trials, and one gets none
     asked, server = agents([], [], [])
-    assert asked.take(1, busy=1) == []  # it does not wait: there is something to run
+    assert taken(asked, 1, busy=1) == []  # it does not wait: there is something to run
 
 
 def test_a_paused_sweep_is_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
     asked, _ = agents(*[[]] * 10, run("a"))
-    assert [trial.run_id for trial in asked.take(1)] == ["a"]
+    assert taken(asked, 1) == ["a"]
     assert capfd.readouterr().out.count("the sweep is paused") == 1
 
 
 def test_an_agent_that_the_server_has_forgotten_is_registered_again() -> None:
     asked, server = agents(None, run("a"))
-    assert [trial.run_id for trial in asked.take(1)] == ["a"] and server.registered == 2
+    assert taken(asked, 1) == ["a"] and server.registered == 2
 
 
 def test_a_deleted_sweep_ends_the_driver() -> None:
     asked, _ = agents(None, None)
     with pytest.raises(RunError, match="was deleted"):
-        asked.take(1)
+        taken(asked, 1)
 
 
 def test_only_the_runs_that_run_are_reported_and_stopped() -> None:
@@ -110,3 +117,11 @@ def test_only_the_runs_that_run_are_reported_and_stopped() -> None:
     count = len(server.heartbeats)
     threading.Event().wait(0.1)
     assert len(server.heartbeats) <= count + 1
+
+
+def test_what_was_taken_is_not_lost_if_the_server_goes_away() -> None:
+    asked, _ = agents(run("a"), None, None)
+    trials: list[WandbTrial] = []
+    with pytest.raises(RunError):
+        asked.take(2, trials)
+    assert [trial.run_id for trial in trials] == ["a"]

@@ -22,13 +22,13 @@ class Agents:
         self._agents: list[str] = []
         self.is_over = False  # the sweep hands out no more trials
 
-    def take(self, count: int, busy: int = 0) -> list[WandbTrial]:
-        """Return at most ``count`` trials; none if the sweep is over.
+    def take(self, count: int, trials: list[WandbTrial], busy: int = 0) -> None:
+        """Append at most ``count`` trials to ``trials``; none if the sweep is over.
 
-        ``busy``: how many agents have a trial already. If none has, this waits while the sweep has
-        no trial, because it is paused or the server does not answer.
+        What was taken is there also if this is interrupted. ``busy``: how many agents have a trial
+        already. If none has, this waits while the sweep has no trial, because it is paused or the
+        server does not answer.
         """
-        trials: list[WandbTrial] = []
         rounds = 0
         while not self.is_over and len(trials) < count:
             trial = self._ask(busy + len(trials))
@@ -44,7 +44,6 @@ class Agents:
                 why = f"the sweep is {state}" if state else "the server does not answer"
                 console.print(f"[yellow]no trial to run ({why}); waiting, Ctrl-C ends it")
             time.sleep(1.0 if can_begin else _HEARTBEAT)
-        return trials
 
     def _ask(self, number: int) -> WandbTrial | None:
         """Ask for one trial with the agent of this number."""

@@ -4,7 +4,7 @@ Trial k is the run in folder k; sweep.json has the id of its run in W&B. Several
 the folder, and others the sweep from elsewhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,6 +17,7 @@ from hydratune.errors import HydratuneError
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import SweepJob, WandbTrial, read_sweep, write_sweep
+from hydratune.settings.tracking import TrackingConfig, TrackingMode
 from hydratune.sweeps.job_checks import check_job, refuse_other_settings
 from hydratune.sweeps.launch import run_jobs
 from hydratune.sweeps.planning import PlannedJob
@@ -47,10 +48,7 @@ def run_batch(sweep: CheckedSweep, agents: Agents, limit: int) -> list[str]:
     try:
         with sweep_lock(sweep.folder):
             _take_unfinished(sweep, limit, held)
-        new = agents.take(limit - len(held), busy=len(held))
-        if new:
-            with sweep_lock(sweep.folder):
-                _add(sweep, new, held)
+        _take_new(sweep, agents, limit, held)
         if held:
             _run(sweep, agents, held)
     finally:
@@ -86,6 +84,17 @@ def _take_unfinished(sweep: CheckedSweep, limit: int, held: list[HeldTrial]) -> 
             continue
         job = replace(job, overrides=sweep.overrides(job.varying))  # resume= may have changed
         held.append(HeldTrial(job, job.trial, lock))
+
+
+def _take_new(sweep: CheckedSweep, agents: Agents, limit: int, held: list[HeldTrial]) -> None:
+    """Append trials that the server hands out, up to ``limit`` in all."""
+    trials: list[WandbTrial] = []
+    try:
+        agents.take(limit - len(held), trials, busy=len(held))
+    finally:  # the server hands out a trial once
+        if trials:
+            with sweep_lock(sweep.folder):
+                _add(sweep, trials, held)
 
 
 def _add(sweep: CheckedSweep, trials: Sequence[WandbTrial], held: list[HeldTrial]) -> None:
@@ -143,19 +152,15 @@ def _compose(sweep: CheckedSweep, held: HeldTrial) -> PlannedJob | None:
     record.path.mkdir(exist_ok=True)
     record.start()
     record.end(State.failed, why)
-    if planned is not None:
-        _report_failed(sweep, held, planned, record)
+    _report_failed(sweep, held, record)
     return None
 
 
-def _report_failed(
-    sweep: CheckedSweep, held: HeldTrial, planned: PlannedJob, record: RunDirectory
-) -> None:
+def _report_failed(sweep: CheckedSweep, held: HeldTrial, record: RunDirectory) -> None:
     """Start the run of a trial on W&B and end it as failed, because it will never be trained."""
-    settings: Mapping[str, object] = dict(held.trial.parameters)
     tracker = start_tracker(
-        planned.settings.tracking,
-        settings,
+        TrackingConfig(mode=TrackingMode.online),
+        dict(held.trial.parameters),
         folder=sweep.folder,
         group=sweep.folder.name[:128],
         name=held.job.name,
