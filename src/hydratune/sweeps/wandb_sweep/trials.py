@@ -76,14 +76,14 @@ def _take_unfinished(sweep: CheckedSweep, limit: int, held: list[HeldTrial]) -> 
     for job in unfinished(sweep):
         if len(held) == limit:
             return
-        lock = lock_trial(sweep.folder, job.name)
-        if lock is None or job.trial is None:
+        trial, lock = job.trial, lock_trial(sweep.folder, job.name)
+        if lock is None or trial is None:
             continue
         if has_ended(sweep, job.name):  # its driver has released it since
             lock.release()
             continue
         job = replace(job, overrides=sweep.overrides(job.varying))  # resume= may have changed
-        held.append(HeldTrial(job, job.trial, lock))
+        held.append(HeldTrial(job, trial, lock))
 
 
 def _take_new(sweep: CheckedSweep, agents: Agents, limit: int, held: list[HeldTrial]) -> None:
