@@ -76,6 +76,16 @@ def test_a_batch_begins_without_the_trials_that_do_not_come() -> None:
     assert taken(asked, 3) == ["a"]
 
 
+def test_an_agent_may_be_given_several_trials() -> None:
+    asked, server = agents([*run("a"), *run("b")])
+    assert taken(asked, 2) == ["a", "b"] and server.registered == 1
+    seen = threading.Event()
+    server.stops = {"b"}
+    with asked.reporting(["a", "b"], lambda run_id: True, lambda run_id: seen.set()):
+        assert seen.wait(10)
+    assert {agent for agent, run_id in server.heartbeats if run_id} == {"agent 1"}
+
+
 def test_trials_that_are_resumed_leave_the_other_agents_free() -> None:
     asked, server = agents(run("c"), [], [], [])
     assert taken(asked, 2, busy=2) == ["c"]

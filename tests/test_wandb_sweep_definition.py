@@ -281,6 +281,14 @@ def test_options_are_checked(typed: Callable[..., str]) -> None:
     assert "early_terminate" in typed(RATES, "hydra.launcher.halving.min_steps=2")
 
 
+def test_the_sweeper_needs_a_sweep_or_a_file(hydratune: Command, tmp_path: Path) -> None:
+    code, text = hydratune("train", "-m", "hydra/sweeper=wandb")
+    assert code == 2 and "hydra.sweeper.file=FILE.yaml" in text
+    file = sweep_file(tmp_path, {"sed": {"values": [1, 2]}})
+    code, text = hydratune("train", "-m", "hydra/sweeper=wandb", f"hydra.sweeper.file={file}")
+    assert code == 2 and "did you mean seed?" in text and "hydratune train:" in text
+
+
 def test_settings_of_hydratune_are_no_definition(hydratune: Command) -> None:
     from hydratune.composition import CONF
 

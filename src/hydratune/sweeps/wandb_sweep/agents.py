@@ -20,6 +20,7 @@ class Agents:
     def __init__(self, server: SweepServer, sweep: WandbSweep) -> None:
         self._server, self._sweep = server, sweep
         self._agents: list[str] = []
+        self._agent_of: dict[str, str] = {}  # id of a run -> agent to which it was given
         self.is_over = False  # the sweep hands out no more trials
 
     def take(self, count: int, trials: list[WandbTrial], busy: int = 0) -> None:
@@ -31,9 +32,9 @@ class Agents:
         """
         rounds = 0
         while not self.is_over and len(trials) < count:
-            trial = self._ask(busy + len(trials))
-            if trial is not None:
-                trials.append(trial)
+            new = self._ask(busy + len(trials))
+            trials += new
+            if new:
                 continue
             rounds += 1
             can_begin = bool(trials) or busy > 0
@@ -45,8 +46,8 @@ class Agents:
                 console.print(f"[yellow]no trial to run ({why}); waiting, Ctrl-C ends it")
             time.sleep(1.0 if can_begin else _HEARTBEAT)
 
-    def _ask(self, number: int) -> WandbTrial | None:
-        """Ask for one trial with the agent of this number."""
+    def _ask(self, number: int) -> list[WandbTrial]:
+        """Return the trial, or more, that the agent of this number is given."""
         try:
             commands = self._server.heartbeat(self._agent(number), None)
         except SweepNotFoundError:  # the server forgets agents that were silent for long
@@ -55,11 +56,13 @@ class Agents:
                 commands = self._server.heartbeat(self._agents[number], None)
             except SweepNotFoundError:
                 raise RunError(f"the W&B sweep {self._sweep} was deleted") from None
+        trials = []
         for command in commands:
             if command.kind is CommandKind.run and command.parameters is not None:
-                return WandbTrial(command.run_id, command.parameters)
+                trials.append(WandbTrial(command.run_id, command.parameters))
+                self._agent_of[command.run_id] = self._agents[number]
             self.is_over |= command.kind is CommandKind.exit
-        return None
+        return trials
 
     def _agent(self, number: int) -> str:
         """Return the id of the agent of this number, which is registered when it is needed."""
@@ -78,14 +81,17 @@ class Agents:
 
         An agent whose run has ended is silent until the block ends: it would be given another one.
         """
-        agents = {run_id: self._agent(number) for number, run_id in enumerate(run_ids)}
+        agents = {
+            run_id: self._agent_of.get(run_id) or self._agent(number)
+            for number, run_id in enumerate(run_ids)
+        }
         ended = threading.Event()
 
         def report() -> None:
             while not ended.wait(_HEARTBEAT):
                 for run_id, agent in agents.items():
                     if is_running(run_id) and not ended.is_set():
-                        self._report(run_id, agent, stop)
+                        self._report(run_id, agent, run_ids, stop)
 
         thread = threading.Thread(target=report, name="W&B agents", daemon=True)
         thread.start()
@@ -94,11 +100,13 @@ class Agents:
         finally:
             ended.set()
 
-    def _report(self, run_id: str, agent: str, stop: Callable[[str], None]) -> None:
+    def _report(
+        self, run_id: str, agent: str, run_ids: Sequence[str], stop: Callable[[str], None]
+    ) -> None:
         try:
             commands = self._server.heartbeat(agent, run_id)
         except SweepNotFoundError:  # it was deleted: what runs is trained to its end
             return
         for command in commands:
-            if command.kind is CommandKind.stop and command.run_id == run_id:
-                stop(run_id)
+            if command.kind is CommandKind.stop and command.run_id in run_ids:
+                stop(command.run_id)
