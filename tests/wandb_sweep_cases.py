@@ -70,7 +70,7 @@ def start_driver(server: Any, folder: Path, *words: str, **more: str) -> subproc
 def run_driver(server: Any, folder: Path, *words: str, **more: str) -> tuple[int, str]:
     """Run ``hydratune sweep`` to its end; return (exit code, everything printed)."""
     process = start_driver(server, folder, *words, **more)
-    text = process.communicate(timeout=300)[0]
+    text = process.communicate(timeout=900)[0]
     return process.returncode, text
 
 
@@ -93,7 +93,7 @@ def runs_of_folder(folder: Path) -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
