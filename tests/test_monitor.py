@@ -109,7 +109,7 @@ def test_the_weights_of_the_best_validation_are_kept(hydratune: Command, tmp_pat
     assert metrics["settings"]["validation"]["rows"] == 3
     sentence = (
         f"the weights of step {rows[0]['step']} are kept by the validation NLL per token"
-        f" (validation NLL per token {losses[0]:.4f}, validation loss {metrics['val/loss']:.4f});"
+        f" (validation NLL per token {losses[0]:.3f}, validation loss {metrics['val/loss']:.4f});"
         f" the validation loss would have kept those of step {rows[-1]['step']}"
     )
     assert sentence in text and "answering them took" in text, text

@@ -46,7 +46,7 @@ def test_training_is_the_same_with_and_without_it(
     words = ("train", *RUN, *odd, f"adapter={adapter}")
     assert hydratune(*words, f"hydra.run.dir={tmp_path}/without")[0] == 0
     code, text = hydratune(*words, *ANSWERED, f"hydra.run.dir={tmp_path}/with")
-    assert code == 0 and "validation field F1 0.000" in text and "on 3 rows" in text, text
+    assert code == 0 and "validation field F1 0.0 %" in text and "on 3 rows" in text, text
     assert without_answers(tmp_path / "with") == without_answers(tmp_path / "without")
     ours, theirs = (
         json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("with", "without")

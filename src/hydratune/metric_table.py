@@ -1,6 +1,7 @@
 """The table of metrics: name, title, unit, direction and family of every number in metrics.json.
 
-Terminal tables, reports, comparisons, W&B and searches take all they know of a metric from here.
+Terminal tables, reports, comparisons, W&B and searches take all they know of a metric from here;
+``metric_format`` writes the values.
 
 To add a metric that scores one answer at a time, write its function in evaluation/families.py
 (``@per_answer``) and give it one row in ``ANSWER_METRICS``, whose ``families`` is the name of the
@@ -263,15 +264,6 @@ def main_metric(measured: Container[str], prefix: str = "eval/") -> str | None:
 def cost_headings() -> dict[str, str]:
     """Return the costs that stand in columns of a comparison, with their headings."""
     return {row.name: row.short for row in RUN_METRICS if row.short}
-
-
-def written(key: str, value: float | None) -> str:
-    """Return a value as text without its unit: bytes in GiB, seconds and tokens whole."""
-    if value is None:
-        return "-"
-    if unit(key) is Unit.bytes:
-        return f"{value / 2**30:.2f}"
-    return f"{value:,.0f}" if key in cost_headings() and value >= 10 else f"{value:.4g}"
 
 
 def families() -> tuple[str, ...]:

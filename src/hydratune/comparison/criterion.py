@@ -21,6 +21,11 @@ class Criterion:
     lower: bool = True
 
     @property
+    def on_validation_answers(self) -> bool:
+        """Whether it is measured on answers to validation rows, as val/field_f1 is."""
+        return self.metric.startswith("val/") and self.metric != "val/loss"
+
+    @property
     def on_test(self) -> bool:
         """Whether runs are chosen on the test rows, which biases the score of the best."""
         return split_system(self.metric)[0] is not None

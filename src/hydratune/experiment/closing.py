@@ -13,11 +13,14 @@ from hydratune.experiment.job import Job
 from hydratune.experiment.training import ANSWERING
 from hydratune.metric_table import VALIDATION, main_metric, title
 from hydratune.models import turn_ends
+from hydratune.records.headline import headline
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.monitor import Monitor
 from hydratune.settings.overrides import as_typed
+from hydratune.settings.registry import flat, plain
+from hydratune.settings.secrets import mask
 from hydratune.training.task import Measured
 
 
@@ -36,6 +39,8 @@ def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hi
 
 def _print_results(job: Job, metrics: RunMetrics) -> None:
     content, values = metrics.to_json(), metrics.values
+    line = headline(flat(plain(job.config)))
+    console.print(f"[bold]{escape(mask(line))}", soft_wrap=True)
     console.print(terminal.results(content, metrics.systems, len(job.examples)))
     console.print(terminal.times(job.seconds))
     speed, memory = values["cost/tokens_per_second"], values["cost/peak_memory_bytes"]
@@ -69,7 +74,7 @@ def _print_validation(job: Job, metrics: RunMetrics) -> None:
     if name in metrics.values:
         interval = metrics.intervals.get(name)
         edges = (interval[0], interval[1]) if interval else None
-        value = validation_answers.describe(Measured(metrics.values[name], edges))
+        value = validation_answers.describe(name, Measured(metrics.values[name], edges))
         rows = metrics.settings["validation"]["rows"]
         spent = job.seconds.get(ANSWERING, 0.0)
         share = 100 * spent / sum(job.seconds.values())

@@ -55,7 +55,11 @@ def collect(
         result.settings["objective"]["other_choices"] = others
     if job.validation_set is not None:
         rows = job.validation_set
-        result.settings["validation"] = {"rows": len(rows.rows), "metrics": list(rows.families)}
+        result.settings["validation"] = {
+            "rows": len(rows.rows),
+            "metrics": list(rows.families),
+            "step": int(fitted.best["step"]) if fitted.best is not None else None,
+        }
     return result
 
 

@@ -14,6 +14,7 @@ from hydratune.evaluation import metrics
 from hydratune.evaluation.assess import TestSet
 from hydratune.evaluation.metrics import MetricValue
 from hydratune.experiment.job import Job
+from hydratune.metric_format import in_sentence, with_unit
 from hydratune.metric_table import GENERATION, VALIDATION, answer_metric, main_metric, title
 from hydratune.records.files import Json, read_jsonl, write_jsonl
 from hydratune.records.predictions import Prediction
@@ -97,15 +98,12 @@ def _print(step: int, values: Mapping[str, MetricValue], monitor: Monitor, count
         name = prefix + (main_metric(values, prefix) or "nll")
     value = values.get(name)
     if value is not None:
-        console.print(f"step {step}: {title(name)} {describe(value)} on {count} rows")
+        console.print(f"step {step}: {title(name)} {describe(name, value)} on {count} rows")
 
 
-def describe(measured: MetricValue | Measured) -> str:
-    """Return a value with its interval: ``0.412 [0.30, 0.52]``."""
-    if measured.interval is None:
-        return f"{measured.value:.3f}"
-    low, high = measured.interval
-    return f"{measured.value:.3f} \\[{low:.3f}, {high:.3f}]"
+def describe(name: str, measured: MetricValue | Measured) -> str:
+    """Return a value with its interval, for the terminal: ``41.2 % [30.0, 52.0]``."""
+    return escape(in_sentence(name, measured.value, measured.interval))
 
 
 def at_kept_weights(
@@ -150,7 +148,11 @@ def _sentence(monitor: Monitor, other: Monitor, kept: HistoryRow, best: HistoryR
 
     def values(row: HistoryRow) -> str:
         names = dict.fromkeys([monitor, other])
-        return ", ".join(f"{own.title} {row[own.metric]:.4f}" for own in names if own.metric in row)
+        return ", ".join(
+            f"{own.title} {with_unit(own.metric, row[own.metric])}"
+            for own in names
+            if own.metric in row
+        )
 
     return (
         f"the weights of step {kept['step']:.0f} are kept by the {monitor.title}"

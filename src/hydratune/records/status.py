@@ -62,6 +62,7 @@ class Halved:
     step: int
     value: float | None = None  # validation loss there; None: not a finite number
     rung: int | None = None  # number of the rung, from 0
+    monitored: float | None = None  # the metric by which it was judged, where that is no loss
 
 
 # what does not outlast a new start of the run
@@ -134,11 +135,12 @@ class Status:
         value = self.content.get("halved")
         if not isinstance(value, dict) or not isinstance(value.get("step"), int):
             return None
-        loss, rung = value.get("value"), value.get("rung")
+        loss, rung, monitored = value.get("value"), value.get("rung"), value.get("monitored")
         return Halved(
             value["step"],
             float(loss) if isinstance(loss, (int, float)) else None,
             rung if isinstance(rung, int) else None,
+            float(monitored) if isinstance(monitored, (int, float)) else None,
         )
 
     @property
@@ -190,18 +192,20 @@ class Status:
         earlier = [own.stored() for own in self.rungs if own.step < rung.step]
         return self.changed(rungs=[*earlier, rung.stored()])
 
-    def halve(self, metric: str = "") -> "Status":
+    def halve(self, judged_by: str = "") -> "Status":
         """Return the status of a run that is stopped at its last rung.
 
-        ``metric``: by which it was judged, in words, if that is not the loss.
+        ``judged_by``: the metric by which it was judged and its value, in words, if that is not the
+        loss.
         """
         step, loss, value, _ = self.rungs[-1]
         why = f"halved at step {step}"
         if loss is not None:
-            monitored = f"{metric} {value:.4f}, " if metric and value is not None else ""
-            numbers = f"{monitored}validation loss {loss:.4f}"
+            numbers = ", ".join(filter(None, [judged_by, f"validation loss {loss:.4f}"]))
             why = f"halved: not among the best at step {step} ({numbers})"
-        halved = {"step": step, "value": loss, "rung": len(self.rungs) - 1}
+        halved: dict[str, object] = {"step": step, "value": loss, "rung": len(self.rungs) - 1}
+        if judged_by:
+            halved["monitored"] = value
         return self.changed(halved=halved).end(State.stopped, why)
 
     def leave_pack(self, why: str) -> "Status":

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hydratune.console import Stage
+from hydratune.metric_format import with_unit
 from hydratune.settings.monitor import Monitor
 
 _STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "bold"}
@@ -45,6 +46,11 @@ class JobLine:
         value = stage.numbers.get(name)
         if value is not None and (self.best is None or self.monitor.is_better(value, self.best)):
             self.best = value
+
+    @property
+    def best_text(self) -> str:
+        """The best value with its unit; empty if there is none."""
+        return "" if self.best is None else with_unit(self.monitor.metric, self.best)
 
     @property
     def can_be_best(self) -> bool:
@@ -109,7 +115,7 @@ def _cells(line: JobLine, now: float, *, wide: bool) -> dict[str, str]:
         "": f"{100 * stage.fraction:.0f} %" if is_running else "",
         "step": f"{int(stage.done)}/{stage.total}" if is_running and stage.total > 0 else "",
         "loss": f"{line.loss:.4f}" if line.loss is not None else "",
-        "best val": f"{line.best:.4f}" if line.best is not None else "",
+        "best val": line.best_text,
         "tokens/s": f"{stage.speed:,.0f}" if is_running and stage.speed else "",
         "time": time,
     }
@@ -134,7 +140,7 @@ def summary(
     candidates = {name: line for name, line in lines.items() if line.can_be_best}
     if candidates:
         name = min(candidates, key=lambda name: (candidates[name].cost, name))
-        parts.append(f"best so far: job {name} ({lines[name].settings}) {lines[name].best:.4f}")
+        parts.append(f"best so far: job {name} ({lines[name].settings}) {lines[name].best_text}")
     if shown is not None and len(shown) < len(lines):
         hidden = [line.state for name, line in lines.items() if name not in shown]
         counts = [f"{hidden.count(state)} {state}" for state in dict.fromkeys(hidden)]
@@ -151,7 +157,7 @@ def describe(name: str, line: JobLine) -> str:
         text += f" {100 * stage.fraction:.0f} %{steps}"
     parts = [text]
     parts += [f"loss {line.loss:.4f}"] if line.loss is not None else []
-    parts += [f"best val {line.best:.4f}"] if line.best is not None else []
+    parts += [f"best val {line.best_text}"] if line.best is not None else []
     parts += [f"{stage.speed:,.0f} tokens/s"] if stage.speed else []
     return ", ".join(parts)
 

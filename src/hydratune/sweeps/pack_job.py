@@ -12,10 +12,11 @@ from hydratune.console import console, redirect_output
 from hydratune.errors import CannotSharePackError, HydratuneError, Paused, RunInterrupted
 from hydratune.experiment import run as experiment
 from hydratune.experiment.lifecycle import begin, recorded
+from hydratune.metric_format import with_unit
 from hydratune.metric_table import OBJECTIVE
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, alone
-from hydratune.records.status import Outcome, State
+from hydratune.records.status import Outcome, State, Status
 from hydratune.settings.commands import Resume, TrainConfig
 from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.halving import HalvingScheduler, JobState
@@ -124,10 +125,15 @@ def create_scheduler(
 ) -> HalvingScheduler:
     """Return the scheduler of a pack, which knows the results of earlier starts of the sweep."""
 
+    def halve(status: Status) -> Status:
+        value = status.rungs[-1].value
+        if monitor.is_loss or value is None:
+            return status.halve()
+        return status.halve(f"{monitor.title} {with_unit(monitor.metric, value)}")
+
     def stop_early(name: str) -> None:
         record = records[name]
-        metric = "" if monitor.is_loss else monitor.title
-        record.change_status(lambda status: status.halve(metric))
+        record.change_status(halve)
         status = record.read_status()
         tracker = resources.trackers.pop(name, None)
         if tracker is not None and status.halved is not None:

@@ -97,7 +97,7 @@ class ProgressTable:
             line.reason = _reason(status)
             if self._live is None:
                 title = "val loss" if self.monitor.is_loss else self.monitor.title
-                best = f", {title} {line.best:.4f}" if line.best is not None else ""
+                best = f", {title} {line.best_text}" if line.best is not None else ""
                 why = f": {line.reason}" if line.reason else ""
                 end = f"{line.state} after {span(line.took)}{best}{why}"
                 console.print(escape(f"job {name} ({line.settings}) {end}"), soft_wrap=True)

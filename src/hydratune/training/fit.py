@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from hydratune.console import console, progress
 from hydratune.cores import cpu_count
 from hydratune.errors import ConfigError, DivergedError, Problem
+from hydratune.metric_format import with_unit
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS, MemoryPlan
 from hydratune.records.run_directory import HistoryRow
 from hydratune.settings.commands import TrainConfig
@@ -188,10 +189,11 @@ def _print_early_stop(loop: TrainingLoop) -> None:
     if patience.stopping_reason is EarlyStoppingReason.NOT_STOPPED or ddp.rank() > 0:
         return
     validations = loop.task.config.trainer.early_stopping_patience
+    best = with_unit(loop.monitor.metric, float(patience.best_score))
     console.print(
         f"[yellow]stopped early after step {loop.trainer.global_step} of {loop.task.total_steps}:"
         f" {validations} validations without a {loop.monitor.title}"
-        f" {'below' if loop.monitor.lower else 'above'} {patience.best_score:.4f}; the best"
+        f" {'below' if loop.monitor.lower else 'above'} {best}; the best"
         " weights are kept"
     )
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from hydratune.comparison.outputs import end_of_sweep
 from hydratune.console import console, relative_path, section
 from hydratune.errors import SweepError
+from hydratune.metric_format import with_unit
 from hydratune.records.sweep import read_study
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.launch import print_wandb_hint, table_of_failures
@@ -63,7 +64,10 @@ def _table_of_best(search: Search) -> Table:
     for trial in sorted(search.study.best_trials, key=lambda trial: trial.values):
         settings = ", ".join(f"{key}={value}" for key, value in search.job(trial).varying.items())
         folder = escape(str(relative_path(search.record(trial.number).path)))
-        values = [f"{value:.4g}" for value in trial.values]
+        values = [
+            with_unit(objective.metric, value)
+            for objective, value in zip(search.objectives, trial.values, strict=True)
+        ]
         table.add_row(folder, *values, escape(mask(settings)))
     return table
 
