@@ -1,4 +1,5 @@
-"""Hydra sweepers ``random`` and ``optuna``: they hand a search to ``hydratune.sweeps.search``.
+"""Hydra sweepers: ``random`` and ``optuna`` hand a search to ``hydratune.sweeps.search``, ``wandb``
+a W&B sweep to ``hydratune.sweeps.wandb_sweep``.
 
 ``basic`` is Hydra's own, which leaves no folder behind if it refuses a sweep.
 
@@ -55,6 +56,19 @@ class GridSweeperConfig(BasicSweeperConf):  # type: ignore[misc]  # Hydra's clas
     _target_: str = "hydra_plugins.hydratune_sweeper.GridSweeper"
 
 
+@dataclass
+class WandbSweeperConfig:
+    """Trials that a W&B sweep hands out."""
+
+    _target_: str = "hydra_plugins.hydratune_sweeper.WandbSweeper"
+    sweep: str | None = None  # of a sweep that exists: ID, PROJECT/ID or ENTITY/PROJECT/ID
+    file: str | None = None  # or the YAML file of a sweep, which is created
+    count: int | None = None  # trials that this driver runs at most; null: all
+    # trials that are asked for and handed to the launcher together
+    together: int = 4
+    params: dict[str, str] | None = None  # not used: the sweep says what varies
+
+
 def register() -> None:
     """Make the sweepers known to hydratune's own commands.
 
@@ -66,6 +80,7 @@ def register() -> None:
         "basic": GridSweeperConfig,
         "random": RandomSweeperConfig,
         "optuna": OptunaSweeperConfig,
+        "wandb": WandbSweeperConfig,
     }
     for name, config in sweepers.items():
         ConfigStore.instance().store(
@@ -112,3 +127,22 @@ class SearchSweeper(Sweeper):
 
         settings = SearchSettings(**self.settings)
         search(self.hydra_context, self.config, self.launcher, settings, arguments)
+
+
+class WandbSweeper(SearchSweeper):
+    """Runs trials of a W&B sweep, see ``hydratune.sweeps.wandb_sweep``."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        from hydratune.composition.problems import find_problem
+        from hydratune.sweeps.wandb_sweep.run import drive
+        from hydratune.sweeps.wandb_sweep.settings import WandbSweepSettings
+
+        settings = {key: self.settings[key] for key in ("sweep", "file", "count", "together")}
+        drive(
+            self.hydra_context,
+            self.config,
+            self.launcher,
+            WandbSweepSettings(**settings),
+            arguments,
+            lambda error, overrides: find_problem(error, "train", overrides),
+        )

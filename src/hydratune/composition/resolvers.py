@@ -67,6 +67,17 @@ def sweep_name(
         for setting in settings
         if "," in setting or "(" in setting
     ]
+    if sweeper and "together" in sweeper:
+        return f"{name}-{_name_of_wandb_sweep(sweeper, settings)}"
     if sweeper:
         settings += [f"hydra.sweeper.{key}={sweeper[key]}" for key in _SEARCH if key in sweeper]
     return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])
+
+
+def _name_of_wandb_sweep(sweeper: Mapping[str, object], settings: Sequence[str]) -> str:
+    """Return the id of a W&B sweep, or the name of its file and a hash of what it says."""
+    if not sweeper["file"]:
+        return str(sweeper["sweep"]).rstrip("/").rpartition("/")[2]
+    file = Path(str(sweeper["file"])).expanduser()
+    content = file.read_text(errors="replace") if file.is_file() else str(file)
+    return f"{file.stem}-{stable_hash([content, *sorted(settings)])[:8]}"

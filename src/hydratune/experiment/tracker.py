@@ -9,7 +9,7 @@ from rich.markup import escape
 from hydratune.console import console, is_redirected
 from hydratune.experiment.context import RunContext
 from hydratune.records.run_directory import RunDirectory
-from hydratune.records.sweep import SweepJob, read_sweep
+from hydratune.records.sweep import SweepJob, read_sweep, read_wandb_sweep
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import plain
@@ -54,6 +54,8 @@ def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) ->
         resumed_id=record.read_status().wandb_id if resumes else None,
         on_stop=context.schedule.stop,
         run_folder=path,
+        sweep=read_wandb_sweep(path.parent),
+        trial=jobs[path.name].trial if path.name in jobs else None,
     )
     record.update(wandb_id=tracker.id)
     _print_pages(tracker, context)

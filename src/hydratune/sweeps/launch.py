@@ -20,7 +20,14 @@ from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
 from hydratune.records.run_directory import alone
 from hydratune.records.status import Outcome, State
-from hydratune.records.sweep import HYDRA_FILE, SweepJob, read_study, read_sweep, write_sweep
+from hydratune.records.sweep import (
+    HYDRA_FILE,
+    SweepJob,
+    read_study,
+    read_sweep,
+    read_wandb_sweep,
+    write_sweep,
+)
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.devices import visible_gpus
 from hydratune.sweeps.job_checks import (
@@ -34,6 +41,7 @@ from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.pack_processes import run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
+from hydratune.sweeps.stop_requests import withdraw_stops
 from hydratune.tracking.wandb import sweep_page, sync_command
 
 _ACCEPTED = f".{HYDRA_FILE}"  # multirun.yaml of the last sweep in the folder that was not refused
@@ -88,6 +96,7 @@ def run_jobs(
     listen()
     for job in jobs:
         wait_for_unfinished(job.record)
+    withdraw_stops(folder, [job.name for job in jobs])
     if options is None:
         return run_one_by_one(context, jobs)
     return run_in_packs(context, folder, jobs, options)
@@ -225,8 +234,9 @@ def _refuse_other_contents(
     The multirun.yaml of the sweep in the folder, which Hydra has overwritten, is restored then.
     """
     try:
-        if read_study(folder):
-            why = "the trials of a search are in this folder"  # which are numbered by their study
+        if read_study(folder) or read_wandb_sweep(folder):
+            kind = "a W&B sweep" if read_wandb_sweep(folder) else "a search"
+            why = f"the trials of {kind} are in this folder"  # which are numbered by it
             fix = "choose another hydra.sweep.dir"
             raise ConfigError([Problem("hydra.sweep.dir", folder, why, fix)])
         for job in jobs:

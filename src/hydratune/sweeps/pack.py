@@ -37,6 +37,7 @@ from hydratune.sweeps.pack_logging import log_by_thread
 from hydratune.sweeps.pack_resources import PackResources
 from hydratune.sweeps.processes import INTERRUPTED
 from hydratune.sweeps.progress_table import ProgressTable
+from hydratune.sweeps.stop_requests import stop_requests
 from hydratune.sweeps.watch import Watch
 from hydratune.tracking.typed_command import use_typed_command
 
@@ -100,6 +101,8 @@ class JobThreads:
             give_back(_SPARE_MEMORY)
             if pack.arguments.parent not in (None, os.getppid()):  # it was killed
                 pack.resources.leave.set()
+            for name in stop_requests(pack.arguments.folder) & set(pack.records):
+                pack.resources.leave_job[name].set()
             self._replace_hanging()
 
     def _start(self) -> None:

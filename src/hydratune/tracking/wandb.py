@@ -1,6 +1,6 @@
 """A run on Weights & Biases.
 
-Only this module, ``wandb_server`` and ``wandb_file`` import wandb, inside functions.
+Only this module and the other ``wandb_*`` import wandb, inside functions.
 """
 
 import functools
@@ -11,9 +11,9 @@ import shutil
 import string
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Literal, ParamSpec
 from urllib.parse import quote
 
 from rich.markup import escape
@@ -25,7 +25,7 @@ from hydratune.records.run_directory import HistoryRow
 from hydratune.settings.monitor import LOSS
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
-from hydratune.settings.tracking import TEXT_SETTINGS, TrackingConfig
+from hydratune.settings.tracking import TrackingConfig
 from hydratune.tracking.typed_command import shown_as_typed, typed_command
 from hydratune.tracking.wandb_baselines import (
     JOB_TYPE,
@@ -33,6 +33,7 @@ from hydratune.tracking.wandb_baselines import (
     split_baselines,
     store_once,
 )
+from hydratune.tracking.wandb_options import RunNames, run_options
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
@@ -45,6 +46,8 @@ _PAGE = "page"  # a file with the address of a run's group, in the folder of an 
 _GROUP = "W&B group"  # the label of that address
 _MEASURED_BY = ("name", "model", "data", "evaluation")  # settings that decide a baseline's results
 _STEP = "trainer/global_step"
+# A trial that was stopped did not fail: W&B shows the exit code 255 as "killed", others as "failed"
+_INTERRUPTED, _KILLED = 130, 255
 _LOGGED = ("train/loss", LOSS, "lr", "tokens", "tokens_per_second", "grad_norm", "val/*")
 _PREDICTION_COLUMNS = (
     "id",
@@ -73,18 +76,6 @@ def never_fatal(method: Callable[Parameters, None]) -> Callable[Parameters, None
             )
 
     return guarded
-
-
-@dataclass(frozen=True)
-class RunNames:
-    """How a run appears on W&B, and where its files go."""
-
-    folder: Path  # the client's files go into its subfolder wandb
-    group: str | None  # the sweep
-    name: str
-    job_type: str
-    tags: tuple[str, ...] = ()  # beside those of the settings
-    is_job: bool = False  # of a sweep of this program, whose jobs share ``folder``
 
 
 class WandbTracker:
@@ -150,7 +141,7 @@ class WandbTracker:
         tags = tuple(tag for tag in self.names.tags if tag != adapter)
         names = replace(self.names, name=name, job_type=JOB_TYPE, tags=tags)
         measured = {k: v for k, v in self.settings.items() if k in _MEASURED_BY}
-        options = _options(self.config, measured, names, None)
+        options = run_options(self.config, measured, names, None)
         mode: Literal["offline", "online"] = "offline" if self.run.offline else "online"
         with _command_as_typed():
             return wandb.init(mode=mode, id=_new_id(), **options)
@@ -227,6 +218,8 @@ class WandbTracker:
 
     @never_fatal
     def finish(self, exit_code: int) -> None:
+        if exit_code == _INTERRUPTED and self.run.sweep_id is not None:
+            exit_code = _KILLED
         try:
             self.run.finish(exit_code=exit_code)
         except Exception as error:  # TimeoutError, or an error of the client while it makes one
@@ -303,8 +296,9 @@ def start_run(
 
     # without it the client's login prints lines before the settings of a run apply
     wandb.setup(wandb.Settings(silent=True))
-    options = _options(config, settings, names, on_stop)
-    run_id = resumed_id or os.environ.get("WANDB_RUN_ID") or _new_id()
+    options = run_options(config, settings, names, on_stop)
+    trial_id = names.trial.run_id if names.trial else None
+    run_id = resumed_id or trial_id or os.environ.get("WANDB_RUN_ID") or _new_id()
     resume: Literal["allow"] | None = "allow" if resumed_id and mode == "online" else None
     try:
         with _command_as_typed():
@@ -337,59 +331,6 @@ def _command_as_typed() -> AbstractContextManager[None]:
     return nullcontext() if command is None else shown_as_typed(command[1])
 
 
-def _options(
-    config: TrackingConfig,
-    settings: Mapping[str, object],
-    names: RunNames,
-    on_stop: Callable[[], None] | None,
-) -> dict[str, Any]:
-    """Return the arguments of ``wandb.init`` that do not depend on whether a server answers."""
-    import wandb
-
-    sent = settings if config.log_text else _without_texts(settings)
-    command = typed_command()
-    client = wandb.Settings(
-        console="off",  # it would mix the lines of all runs of a process; see ``write_log``
-        save_code=False,
-        finish_timeout=60,
-        finish_timeout_raises=True,
-        init_timeout=20,
-        silent=True,
-        disable_git=True,
-        stop_fn=on_stop,
-        x_disable_meta=not config.log_text,  # the command line is part of it
-    )
-    if command is not None:
-        client.program = command[0]
-    return {
-        "project": os.environ.get("WANDB_PROJECT") or config.project,
-        "entity": os.environ.get("WANDB_ENTITY") or config.entity,
-        "dir": str(names.folder),
-        "group": names.group,
-        "job_type": names.job_type,
-        "name": names.name,
-        "tags": list(dict.fromkeys([*config.tags, *names.tags])),
-        "config": _masked(sent),
-        "reinit": "create_new",
-        "settings": client,
-    }
-
-
 def _new_id() -> str:
     """Return an id like those of the client, so that the folder of a run is known beforehand."""
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-
-
-def _without_texts(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return settings with "not sent" in the place of texts for a model."""
-    kept = {k: "not sent" if k in TEXT_SETTINGS and v else v for k, v in settings.items()}
-    return {k: _without_texts(v) if isinstance(v, dict) else v for k, v in kept.items()}
-
-
-def _masked(value: object) -> object:
-    """Return settings with all secrets in them masked."""
-    if isinstance(value, Mapping):
-        return {key: _masked(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_masked(inner) for inner in value]
-    return mask(value) if isinstance(value, str) else value

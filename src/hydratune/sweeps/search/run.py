@@ -35,7 +35,8 @@ from hydratune.sweeps.search.samplers import make_sampler
 from hydratune.sweeps.search.settings import Search, SearchSettings
 from hydratune.sweeps.search.space import SearchSpace, read_space
 from hydratune.sweeps.search.study import COMPOSED, open_study
-from hydratune.sweeps.search.trials import run_batch, sweep_lock
+from hydratune.sweeps.search.trials import run_batch
+from hydratune.sweeps.trial_locks import sweep_lock
 from hydratune.sweeps.void_axes import effective_identity, void_axis
 
 STUDY_FILE = "study.log"
