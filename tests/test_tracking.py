@@ -25,6 +25,7 @@ from hydratune.tracking.tracker import NoTracker
 from hydratune.tracking.typed_command import (
     environment_with_command,
     shown_as_typed,
+    typed_as,
     typed_command,
     use_typed_command,
 )
@@ -219,6 +220,14 @@ def test_the_typed_command(
     with shown_as_typed(["other"]):
         assert sys.argv[1:] == ["other"]
     assert sys.argv[1:] != ["other"]
+
+
+def test_a_command_that_runs_another_is_shown_as_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["hydratune train", "-m", "hydra/sweeper=wandb"])
+    with typed_as("hydratune sweep", ["rank.yaml", "seed=1"]):
+        assert typed_command() == ("hydratune sweep", ["rank.yaml", "seed=1"])
+        assert len(environment_with_command({})) == 1
+    assert typed_command() == ("hydratune train", ["-m", "hydra/sweeper=wandb"])
 
 
 def test_metrics_of_the_base_model_are_named_as_those_of_the_run() -> None:

@@ -49,6 +49,28 @@ def test_a_grid_of_four_is_trained_in_one_pack(tmp_path: Path, server: Any) -> N
     assert code == 0 and "4 finished" in text and len(server.runs(project="toys")) == 4, text
 
 
+def test_baselines_are_stored_once_and_are_no_trials(tmp_path: Path, server: Any) -> None:
+    """A server would hand out one trial less, and compare the base model with the others."""
+    file = sweep_file(tmp_path, {**GRID, "seed": {"value": 3}})
+    words = (str(file), "together=2", "evaluation.baselines=[base]")
+    code, text = run_driver(server, tmp_path, *words)
+    assert code == 0, text
+    (baseline,) = server.runs(job_type="baseline")
+    trials = server.runs(job_type="train")
+    (sweep,) = server.state()["sweeps"]
+    assert set(sweep["runs"]) == {run["id"] for run in trials} and len(trials) == 4
+    assert baseline["sweep"] is None and baseline["project"] == "toys"
+    assert "optimizer.lr" not in baseline["config"] and baseline["summary"]["eval/nll"]
+    assert len({run["group"] for run in server.runs()}) == 1
+    names = sorted(run["display_name"] for run in trials)
+    assert names[0] in ("lr=0.001, adapter=dora", "adapter=dora, lr=0.001")
+    for run in server.runs():
+        assert run["program"] == "hydratune sweep"
+        assert not [key for key in run["summary"] if key.startswith("base/")]
+    for found in tmp_path.glob("outputs/*/wandb/run-*/files/wandb-metadata.json"):
+        assert json.loads(found.read_text())["args"] == list(words)
+
+
 def test_batches_of_a_bayes_search_by_the_id_of_the_sweep(tmp_path: Path, server: Any) -> None:
     """The sweep was created elsewhere; a number of trials was asked for."""
     ranges = {

@@ -57,6 +57,14 @@ def test_dotted_nested_and_group_parameters_are_settings() -> None:
     assert {corner["adapter"] for corner in corners} == {"lora", "dora"} and len(corners) == 4
 
 
+def test_what_varies_is_without_parameters_of_one_value() -> None:
+    parameters = {"adapter.r": {"values": [4, 8]}, "seed": {"value": 7}, "name": {"values": ["a"]}}
+    read = read_definition(definition(parameters=parameters), "toy.yaml")
+    assert read.varying({"adapter.r": 8, "seed": 7, "name": "a"}) == {"adapter.r": "8"}
+    constant = read_definition(definition(parameters={"seed": {"value": 7}}), "toy.yaml")
+    assert constant.varying({"seed": 7}) == {"seed": "7"}
+
+
 def test_a_parameter_of_a_queued_trial_need_not_be_in_the_definition() -> None:
     read = read_definition(definition(), "toy.yaml")
     assert read.overrides({"seed": 3}) == {"seed": "3"}
@@ -269,6 +277,37 @@ def test_metric_of_answers_is_measured_if_trials_monitor_it(typed: Callable[...,
 def test_what_varies_stands_in_the_sweep(typed: Callable[..., str]) -> None:
     assert "stands in the W&B sweep" in typed(RATES, "seed=1,2")
     assert "hydra.sweeper.params.adapter.r" in typed(RATES, "sweep=rank")
+
+
+def test_texts_of_a_definition_are_not_sent_if_log_text_is_off(typed: Callable[..., str]) -> None:
+    texts = {"data.system_prompt": {"values": ["secret one", "secret two"]}}
+    text = typed(texts, "tracking.log_text=false")
+    assert "parameters.data.system_prompt = a text" in text and "secret" not in text
+    command = ["hydratune", "train", "tracking.log_text=false", "data.system_prompt=secret"]
+    text = typed(RATES, command=command)
+    assert "type data.system_prompt=... after hydratune sweep FILE" in text
+    text = typed(RATES, "tracking.log_text=false", "data.system_prompt=secret")
+    assert "WANDB_MODE" in text and "definition" not in text  # what is typed stays here
+
+
+def test_a_parameter_that_changes_nothing_is_said_before(typed: Callable[..., str]) -> None:
+    epochs = {"trainer.max_epochs": {"values": [1, 2]}}
+    words = ("data.max_train_rows=64", "trainer.max_steps=2")
+    text = typed(epochs, *words)
+    assert "trainer.max_epochs = 1,2" in text and "trainer.max_steps=2 ends training" in text
+    # it may have an effect beside other values of another parameter
+    text = typed({**epochs, **RATES}, *words)
+    assert "WANDB_MODE" in text and "trainer.max_steps=2 ends training" in text
+
+
+def test_data_are_checked_before_a_sweep_is_created(
+    typed: Callable[..., str], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"q": "a", "b": "c"}\n')
+    command = ["hydratune", "train", "model=tiny", "data=files", f"data.train={rows}"]
+    text = typed(RATES, command=command)
+    assert "no known layout in the columns q, b" in text
 
 
 def test_a_sweep_needs_its_server(typed: Callable[..., str]) -> None:

@@ -79,8 +79,10 @@ def _sweep(args: Sequence[str]) -> int:
         print_error(f"hydratune sweep: {error}")
         return error.exit_code
     from hydratune.composition import run_command
+    from hydratune.tracking.typed_command import typed_as
 
-    return run_command("train", words, shown="sweep")
+    with typed_as("hydratune sweep", args):
+        return run_command("train", words, shown="sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -37,6 +37,19 @@ def environment_with_command(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **typed}
 
 
+@contextmanager
+def typed_as(program: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Let the block, which runs another command than the user typed, show the typed one."""
+    before = os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = json.dumps([program, *arguments])
+    try:
+        yield
+    finally:
+        os.environ.pop(_VARIABLE)
+        if before is not None:
+            os.environ[_VARIABLE] = before
+
+
 def use_typed_command() -> None:
     """Give this process, which a sweep started, the command of the sweep as ``sys.argv``."""
     if os.environ.get(_VARIABLE) and (command := typed_command()) is not None:

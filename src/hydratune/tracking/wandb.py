@@ -133,13 +133,16 @@ class WandbTracker:
             self.run.summary.update(as_measured)
 
     def _start_baseline(self, system: str) -> "WandbRun":
-        """Start the run that holds the results of the base model for the whole sweep."""
+        """Start the run that holds the results of the base model for the whole sweep.
+
+        It is no trial of a W&B sweep, which would count it and compare it with the others.
+        """
         import wandb
 
         name = name_of_baseline(str(flat(self.settings).get("model.name")), system)
         adapter = flat(self.settings).get("adapter.method")
         tags = tuple(tag for tag in self.names.tags if tag != adapter)
-        names = replace(self.names, name=name, job_type=JOB_TYPE, tags=tags)
+        names = replace(self.names, name=name, job_type=JOB_TYPE, tags=tags, trial=None)
         measured = {k: v for k, v in self.settings.items() if k in _MEASURED_BY}
         options = run_options(self.config, measured, names, None)
         mode: Literal["offline", "online"] = "offline" if self.run.offline else "online"

@@ -22,7 +22,7 @@ class RunNames:
     job_type: str
     tags: tuple[str, ...] = ()  # beside those of the settings
     is_job: bool = False  # of a sweep of this program, whose jobs share ``folder``
-    sweep: WandbSweep | None = None  # the W&B sweep of which the run is a trial
+    sweep: WandbSweep | None = None  # the W&B sweep of which the run is a trial, or a baseline
     trial: WandbTrial | None = None
 
 
@@ -51,9 +51,11 @@ def run_options(
     if command is not None:
         client.program = command[0]
     project, entity = os.environ.get("WANDB_PROJECT"), os.environ.get("WANDB_ENTITY")
-    if names.sweep is not None and names.trial is not None:
-        project, entity, client.sweep_id = names.sweep.project, names.sweep.entity, names.sweep.id
-        sent = _with_parameters(sent, names.trial.parameters)
+    if names.sweep is not None:  # also a baseline goes to the project of the sweep
+        project, entity = names.sweep.project, names.sweep.entity
+        if names.trial is not None:
+            client.sweep_id = names.sweep.id
+            sent = _with_parameters(sent, names.trial.parameters)
     return {
         "project": project or config.project,
         "entity": entity or config.entity,

@@ -1,18 +1,27 @@
 """Composes and checks what the trials of a W&B sweep can be, before any is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
 
+from hydratune.console import console
+from hydratune.data.rows import stable_hash
+from hydratune.data.source_errors import check_first_rows
 from hydratune.errors import ConfigError, HydratuneError, Problem
 from hydratune.settings.commands import TrainConfig
-from hydratune.settings.tracking import TrackingMode
+from hydratune.settings.registry import plain
+from hydratune.settings.tracking import TEXT_SETTINGS, TrackingMode
 from hydratune.sweeps.job_checks import check_job
 from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.search.objectives import refuse_unmeasured
+from hydratune.sweeps.test_size import say_if_too_few_test_rows
+from hydratune.sweeps.void_axes import void_axes
 from hydratune.sweeps.wandb_sweep.definition import SweepDefinition, metric_problem
 
 # says what an error of Hydra, raised for these overrides, means for one setting
@@ -25,27 +34,58 @@ def check_trials(
     definition: SweepDefinition,
     words: Sequence[str],
     explain: Explain,
+    *,
+    is_new: bool,
 ) -> None:
     """Compose and check a trial for every choice and both ends of every range.
 
-    ``words``: the overrides that all trials have in common. Raises ``ConfigError`` that names the
-    sweep.
+    ``words``: the overrides that all trials have in common. ``is_new``: the sweep is to be created.
+    Raises ``ConfigError`` that names the sweep.
     """
     problems: list[Problem] = []
-    trials: list[TrainConfig] = []
+    jobs: list[PlannedJob] = []
     for number, corner in enumerate(definition.corners()):
         overrides = [*words, *(f"{key}={value}" for key, value in corner.items())]
-        settings, found = _check(context, config, number, overrides, explain)
-        trials += [settings] if settings is not None else []
+        job, found = _check(context, config, number, overrides, explain)
+        jobs += [replace(job, job=replace(job.job, varying=corner))] if job is not None else []
         problems += [problem for problem in found if str(problem) not in map(str, problems)]
+    trials = [job.settings for job in jobs]
     objective = definition.objective
     if objective is not None:
         try:
             refuse_unmeasured([objective], trials)
         except ConfigError as error:
             problems += [metric_problem(objective.metric, problem) for problem in error.problems]
+    texts = list(_sent_texts(definition, trials))
+    problems += texts if is_new else []
+    if not problems and sum(not p.is_constant for p in definition.parameters) == 1:
+        problems += void_axes(jobs)
     if problems:
         raise ConfigError(problems, prefix=f"W&B sweep {definition.source}: ")
+    for data in {stable_hash(plain(trial.data)): trial.data for trial in trials}.values():
+        check_first_rows(data)
+    for problem in [*texts, *void_axes(jobs)]:
+        console.print(f"[yellow]{escape(f'{problem.key}: {problem.why}')}", soft_wrap=True)
+    say_if_too_few_test_rows(trials)
+
+
+def _sent_texts(definition: SweepDefinition, trials: Sequence[TrainConfig]) -> Iterator[Problem]:
+    """Yield the texts for a model in the sweep's definition, if texts stay on this machine."""
+    if all(trial.tracking.log_text for trial in trials):
+        return
+    why = (
+        "tracking.log_text=false keeps texts on this machine, and W&B's server has the definition"
+        " of the sweep, with this text"
+    )
+    for parameter in definition.parameters:
+        if parameter.key.rpartition(".")[2] in TEXT_SETTINGS:
+            fix = "vary it with hydratune train -m, or leave out tracking.log_text=false"
+            yield Problem(f"parameters.{parameter.key}", "a text", why, fix)
+    for word in definition.words:
+        key = word.partition("=")[0]
+        if key.rpartition(".")[2] in TEXT_SETTINGS:
+            fix = f"type {key}=... after hydratune sweep FILE, and not in the file"
+            yield Problem("command", f"{key}=...", why, fix)
 
 
 def _check(
@@ -54,8 +94,8 @@ def _check(
     number: int,
     overrides: Sequence[str],
     explain: Explain,
-) -> tuple[TrainConfig | None, list[Problem]]:
-    """Return the settings of one trial (None if it has none) and what is wrong with it."""
+) -> tuple[PlannedJob | None, list[Problem]]:
+    """Return the job of one trial (None if it has none) and what is wrong with it."""
     try:
         job, problems = check_job(context, config, number, overrides)
     except HydratuneError:
@@ -75,7 +115,7 @@ def _check(
     if mode is not TrackingMode.online:
         why = "the runs of a W&B sweep are on its server"
         problems.append(Problem("tracking.mode", mode.value, why, "tracking=online"))
-    return job.settings, problems
+    return job, problems
 
 
 def pack_options(launcher: object) -> PackOptions | None:

@@ -36,6 +36,16 @@ class SweepDefinition:
         """Return setting -> value of the trial with these parameters."""
         return dict(overrides_of(self.parameters, handed_out))
 
+    def varying(self, handed_out: Mapping[str, Json]) -> dict[str, str]:
+        """Return the settings in which trials can differ; all of them if there is none.
+
+        A parameter with one value is the same in all trials.
+        """
+        overrides = self.overrides(handed_out)
+        constants = {p.key for p in self.parameters if p.is_constant}
+        differing = {key: value for key, value in overrides.items() if key not in constants}
+        return differing or overrides
+
     def corners(self) -> Iterator[dict[str, str]]:
         """Yield the settings of one trial for every choice and both ends of every range."""
         first = {p.key: p.samples[0] for p in self.parameters}

@@ -31,6 +31,7 @@ class Parameter:
     path: tuple[str, ...]  # where its value is in what the server hands out
     samples: tuple[Json, ...]  # every choice, or both ends of a range
     is_countable: bool  # whether a grid can have it
+    is_constant: bool = False  # it has one value
 
     def value_in(self, handed_out: Mapping[str, Json]) -> Json:
         """Return its value. Raises ``KeyError`` if it has none."""
@@ -63,7 +64,10 @@ def read_parameters(
             key = ".".join(("parameters", *inner))
             problems.append(Problem(key, spec, str(error), _VALUES_FIX))
             continue
-        parameters.append(Parameter(".".join(inner), inner, samples, _is_countable(spec)))
+        has_choices = "value" in spec or "values" in spec
+        is_constant = has_choices and len(set(map(repr, samples))) == 1
+        key = ".".join(inner)
+        parameters.append(Parameter(key, inner, samples, _is_countable(spec), is_constant))
     return parameters
 
 

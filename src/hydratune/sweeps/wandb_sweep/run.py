@@ -66,7 +66,7 @@ def drive(
     definition = _definition_of_file(settings)
     if definition is not None:  # before the server is asked anything
         words = _common_words(definition, arguments)
-        check_trials(context, config, definition, words, explain)
+        check_trials(context, config, definition, words, explain, is_new=True)
     _refuse_offline()
     server = SweepServer()
     if definition is not None:
@@ -76,7 +76,7 @@ def drive(
         _set_folder(config, stored.place)
         definition = read_definition(stored.content, str(stored.place))
         words = _common_words(definition, arguments)
-        check_trials(context, config, definition, words, explain)
+        check_trials(context, config, definition, words, explain, is_new=False)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     place = replace(stored.place, settings=_settings(words))
     # so that whoever reads the settings of a run finds it on the server

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.console import section
 from hydratune.errors import HydratuneError
+from hydratune.experiment.tracker import cut, name_of_job
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import SweepJob, WandbTrial, read_sweep, write_sweep
@@ -82,7 +83,8 @@ def _take_unfinished(sweep: CheckedSweep, limit: int, held: list[HeldTrial]) -> 
         if has_ended(sweep, job.name):  # its driver has released it since
             lock.release()
             continue
-        job = replace(job, overrides=sweep.overrides(job.varying))  # resume= may have changed
+        overrides = sweep.overrides(sweep.definition.overrides(trial.parameters))
+        job = replace(job, overrides=overrides)  # resume= may have changed
         held.append(HeldTrial(job, trial, lock))
 
 
@@ -104,8 +106,9 @@ def _add(sweep: CheckedSweep, trials: Sequence[WandbTrial], held: list[HeldTrial
     for trial in trials:
         # a run that W&B hands out again, after it was interrupted on another machine, say
         name = folders.get(trial.run_id) or str(len(jobs))
-        varying = sweep.definition.overrides(trial.parameters)
-        jobs[name] = SweepJob(name, sweep.overrides(varying), varying, trial=trial)
+        overrides = sweep.overrides(sweep.definition.overrides(trial.parameters))
+        varying = sweep.definition.varying(trial.parameters)
+        jobs[name] = SweepJob(name, overrides, varying, trial=trial)
         lock = lock_trial(sweep.folder, name)
         if lock is not None:
             held.append(HeldTrial(jobs[name], trial, lock))
@@ -159,11 +162,12 @@ def _compose(sweep: CheckedSweep, held: HeldTrial) -> PlannedJob | None:
 def _report_failed(sweep: CheckedSweep, held: HeldTrial, record: RunDirectory) -> None:
     """Start the run of a trial on W&B and end it as failed, because it will never be trained."""
     tracker = start_tracker(
-        TrackingConfig(mode=TrackingMode.online),
+        # its settings could not be composed, so nobody knows whether texts may be sent
+        TrackingConfig(mode=TrackingMode.online, log_text=False),
         dict(held.trial.parameters),
         folder=sweep.folder,
-        group=sweep.folder.name[:128],
-        name=held.job.name,
+        group=cut(sweep.folder.name),
+        name=cut(name_of_job(held.job.name, read_sweep(sweep.folder), log_text=False)),
         job_type="train",
         sweep=sweep.place,
         trial=held.trial,
