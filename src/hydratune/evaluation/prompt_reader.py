@@ -11,7 +11,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from hydratune.models.attention import can_share_prefix, in_one_dtype, supports_packing
+from hydratune.models.attention import in_one_dtype, supports_packing
+from hydratune.models.row_packing import can_share_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

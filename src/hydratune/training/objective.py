@@ -16,9 +16,9 @@ import torch
 from hydratune.console import console
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import hardware
-from hydratune.models.attention import can_share_prefix
 from hydratune.models.compute import as_trained, deterministic_if_possible, is_out_of_memory
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS, prefix_share, release_memory
+from hydratune.models.row_packing import can_share_prefix
 from hydratune.training.arithmetic import Arithmetic, CastWeights
 from hydratune.training.elementwise import EAGER, Elementwise
 from hydratune.training.execution import Execution, Merging, PassOptions
@@ -91,6 +91,8 @@ class Objective:
         if not isinstance(pool, MergingPool) or pool.replica is None:
             return None
         if loss.head is None or loss.checkpointing or loss.neftune_alpha:
+            return None
+        if loss.packing.row_by_row:
             return None
         adapter = trial_adapter(loss.base, self.parameters())
         if adapter is None or not pool.replica.accepts(adapter):

@@ -1,0 +1,305 @@
+"""How rows are laid end to end in a model, chosen by a trial before it is used.
+
+There are four ways, the fastest first (``Level``). What a model's config says is not trusted
+beyond the architectures in ``PROVEN``: a few rows of random tokens are computed end to end and each
+alone, and a way whose logits differ is not taken. What remains is the padded batch.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from hydratune.models import row_mixers
+from hydratune.models.attention import NAME, shares_prefix_by_config, supports_packing
+
+# their packed losses and gradients are compared with those of padded batches by fast tests, with
+# windows shorter than the rows
+PROVEN = frozenset(
+    ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "phi3", "gpt_neox", "smollm3"]
+)
+_LENGTHS = (9, 4, 13)  # rows of the trial
+_LARGEST_DIFFERENCE = 1e-3  # of the logits of a row, relative to their size, in fp32
+_LARGEST_IN_HALF = 0.1  # the same in 16-bit numbers, and for quantised weights
+
+
+class Level(StrEnum):
+    """Which modules see the borders of rows laid end to end."""
+
+    attention = "attention"  # our attention function; nothing else mixes tokens
+    hybrid = "hybrid"  # our attention function, and all other modules that mix tokens, row by row
+    mixers = "mixers"  # all modules that mix tokens, row by row
+    layers = "layers"  # whole decoder layers, row by row
+    padded = "padded"  # rows are padded
+
+
+@dataclass(frozen=True)
+class RowPacking:
+    """How a model computes several rows."""
+
+    level: Level
+    reason: str | None = None  # why they are padded
+    # the row lengths reach the modules as an argument; else by ``row_mixers.rows_end_to_end``
+    by_argument: bool = True
+    shares_prefix: bool = False  # one copy of a common beginning can serve all rows
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether some modules are called once for every row."""
+        return self.level in (Level.hybrid, Level.mixers, Level.layers)
+
+
+OUR_ATTENTION = RowPacking(Level.attention)
+
+
+class UnsupportedModelError(Exception):
+    """The model cannot be trained as a causal language model; the message says why."""
+
+
+def row_packing(model: PreTrainedModel) -> RowPacking:
+    """Return what ``choose`` chose for ``model``; without it, what its config says."""
+    chosen = vars(model).get("hydratune_packing")
+    if isinstance(chosen, RowPacking):
+        return chosen
+    reason = supports_packing(model)
+    if reason is not None:
+        return RowPacking(Level.padded, reason)
+    return RowPacking(Level.attention, shares_prefix=True)
+
+
+def can_share_prefix(model: PreTrainedModel) -> bool:
+    """Return whether one copy of a common beginning can serve all rows."""
+    return shares_prefix_by_config(model) and row_packing(model).shares_prefix
+
+
+def choose(model: PreTrainedModel) -> RowPacking:
+    """Prepare ``model`` for rows laid end to end in the fastest way that is right, and remember it.
+
+    Raises ``UnsupportedModelError`` for a model whose logits cannot be computed from tokens alone, or
+    that reads the tokens which it has to predict.
+    """
+    kind = str(getattr(model.config, "model_type", ""))
+    if (kind in PROVEN and supports_packing(model) is None) or model.device.type == "meta":
+        packing = row_packing(model)
+        if packing.level is Level.attention:
+            model.set_attn_implementation(NAME)
+    else:
+        packing = _Trial(model).choose()
+    model.hydratune_packing = packing  # type: ignore[assignment]  # a module takes any attribute
+    return packing
+
+
+def packed_inputs(
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    lengths: tuple[int, ...],
+    packing: RowPacking,
+) -> dict[str, object]:
+    """Return the arguments of a model's forward for rows laid end to end, (1, tokens) each.
+
+    Our attention needs no mask: a 4-D mask is handed through to it untouched, and it ignores it.
+    Other modules get what the model makes of a mask without padding.
+    """
+    mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
+    if packing.row_by_row:
+        mask = torch.ones_like(input_ids)
+    inputs: dict[str, object] = {
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "attention_mask": mask,
+    }
+    if packing.by_argument:
+        inputs["row_lengths"] = lengths
+    return {**inputs, "use_cache": False}
+
+
+class _Trial:
+    """Compares rows laid end to end with each row alone."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.implementation = model, model.config._attn_implementation
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        low = min(10, vocabulary - 1)
+        generator = torch.Generator().manual_seed(0)
+        self.rows = [
+            torch.randint(low, vocabulary, (1, n), generator=generator).to(model.device)
+            for n in _LENGTHS
+        ]
+
+    @torch.no_grad()
+    def choose(self) -> RowPacking:
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            self.expected = [self._alone(row) for row in self.rows]
+            self._check_causality()
+            return self._first_right()
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _alone(self, row: torch.Tensor) -> torch.Tensor:
+        try:
+            inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+            logits = self.model(**inputs, use_cache=False).logits[0]
+        except Exception as error:  # whatever a model's own code raises
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} computes no logits from tokens alone"
+                f" ({type(error).__name__}: {_one_line(error)})"
+            ) from error
+        if not isinstance(logits, torch.Tensor) or logits.shape[0] != row.shape[1]:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} does not compute the logits of a next token for"
+                " every token"
+            )
+        return logits
+
+    def _check_causality(self) -> None:
+        half = _LENGTHS[-1] // 2
+        short = self._alone(self.rows[-1][:, :half])
+        if not self._equal(short, self.expected[-1][:half]):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} reads the tokens that it has to predict, so its loss"
+                " would mean nothing (encoders need is_decoder=true in their config.json)"
+            )
+
+    def _equal(self, logits: torch.Tensor, expected: torch.Tensor) -> bool:
+        """Return whether the logits (tokens, vocabulary) of a row are those expected."""
+        if logits.shape != expected.shape or not torch.isfinite(logits).all():
+            return False
+        logits, expected = logits.float(), expected.float()
+        size = (expected - expected.mean(dim=-1, keepdim=True)).norm(dim=-1)
+        error = (logits - expected).norm(dim=-1) / size.clamp_min(1e-30)
+        exact = self.model.dtype is torch.float32 and not getattr(
+            self.model, "is_quantized", False
+        )
+        return bool((error <= (_LARGEST_DIFFERENCE if exact else _LARGEST_IN_HALF)).all())
+
+    def _first_right(self) -> RowPacking:
+        why = ""
+        for prepare, packing in self._ways():
+            prepare()
+            why = self._fault(packing) or ""
+            if not why:
+                shares = packing.level is Level.attention and self._shares_prefix()
+                return replace(packing, shares_prefix=shares)
+            self._undo()
+        reason = supports_packing(self.model) or f"{type(self.model).__name__} {why}"
+        return RowPacking(Level.padded, reason)
+
+    def _ways(self) -> list[tuple[Callable[[], None], RowPacking]]:
+        model, ways = self.model, []
+        if supports_packing(model) is None:
+            ways.append((self._use_our_attention, RowPacking(Level.attention)))
+        other = _layers_beside_attention(model)
+        if other:
+
+            def hybrid() -> None:
+                self._use_our_attention()
+                self._replace([m for layer in other for m in row_mixers.mixers_of(layer)])
+
+            ways.append((hybrid, RowPacking(Level.hybrid)))
+        layers = row_mixers.decoder_layers(model)
+        mixers = [row_mixers.mixers_of(layer) for layer in layers]
+        if layers and all(mixers):
+            flat = [mixer for group in mixers for mixer in group]
+            ways.append((lambda: self._replace(flat), RowPacking(Level.mixers)))
+            without = RowPacking(Level.mixers, by_argument=False)
+            ways.append((lambda: self._replace(flat), without))
+        if layers:
+            ways.append((lambda: self._replace(layers), RowPacking(Level.layers)))
+            without = RowPacking(Level.layers, by_argument=False)
+            ways.append((lambda: self._replace(layers), without))
+        takes_any = any(
+            parameter.kind is parameter.VAR_KEYWORD
+            for parameter in inspect.signature(model.forward).parameters.values()
+        )
+        return [way for way in ways if takes_any or not way[1].by_argument]
+
+    def _use_our_attention(self) -> None:
+        self.model.set_attn_implementation(NAME)
+
+    def _replace(self, modules: Sequence[torch.nn.Module]) -> None:
+        for module in modules:
+            row_mixers.replace(module)
+
+    def _undo(self) -> None:
+        row_mixers.restore(self.model)
+        if self.model.config._attn_implementation != self.implementation:
+            self.model.set_attn_implementation(self.implementation)
+
+    def _fault(self, packing: RowPacking) -> str | None:
+        """Return what is wrong with the logits of rows laid end to end in this way."""
+        ids = torch.cat(self.rows, dim=1)
+        positions = torch.cat([torch.arange(n, device=ids.device) for n in _LENGTHS])[None]
+        inputs = packed_inputs(ids, positions, _LENGTHS, packing)
+        context = nullcontext() if packing.by_argument else row_mixers.rows_end_to_end(_LENGTHS)
+        try:
+            with context:
+                logits = self.model(**inputs).logits[0]
+        except Exception as error:  # whatever a model's own code raises
+            return f"cannot take rows end to end ({type(error).__name__}: {_one_line(error)})"
+        parts = logits.split(list(_LENGTHS)) if len(logits) == sum(_LENGTHS) else []
+        same = [self._equal(*pair) for pair in zip(parts, self.expected, strict=bool(parts))]
+        if same and all(same):
+            return None
+        return "computes other logits for rows laid end to end than for each row alone"
+
+    def _shares_prefix(self) -> bool:
+        """Return whether every layer calls our attention once, with the keys and values that the
+        cache holds: these can serve all rows.
+        """
+        seen: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+        def record(
+            layer: int, key: torch.Tensor, value: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.setdefault(layer, []).append((key, value))
+            return key, value
+
+        row, prefix = self.rows[-1], _LENGTHS[-1] // 2
+        lengths = (prefix, _LENGTHS[-1] - prefix)
+        positions = torch.arange(_LENGTHS[-1], device=row.device)[None]
+        inputs = packed_inputs(row, positions, lengths, RowPacking(Level.attention))
+        cache = DynamicCache(config=self.model.config)
+        try:
+            logits = self.model(**inputs, record=record).logits[0]
+            self.model(input_ids=row[:, :prefix], past_key_values=cache, use_cache=True)
+        except Exception:  # whatever a model's own code raises
+            return False
+        return (
+            self._equal(logits, self.expected[-1])
+            and sorted(seen) == list(range(len(cache.layers)))
+            and all(
+                len(pairs) == 1
+                and pairs[0][0].shape == cache.layers[layer].keys.shape
+                and pairs[0][1].shape == cache.layers[layer].values.shape
+                for layer, pairs in seen.items()
+            )
+        )
+
+
+def _layers_beside_attention(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Return the decoder layers whose mixers are something else than the attention that ours
+    replaces; none where ours replaces no attention of the model.
+    """
+    config = model.config.get_text_config()
+    layers, kinds = row_mixers.decoder_layers(model), getattr(config, "layer_types", None) or []
+    own = ("full_attention", "sliding_attention")
+    if (
+        not getattr(model, "_supports_attention_backend", False)
+        or getattr(config, "attn_logit_softcapping", None)
+        or any(name.endswith("sinks") for name, _ in model.named_parameters())
+        or len(kinds) != len(layers)
+        or not any(kind in own for kind in kinds)
+    ):
+        return []
+    return [layer for layer, kind in zip(layers, kinds, strict=True) if kind not in own]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160]
