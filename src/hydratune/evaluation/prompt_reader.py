@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hydratune.models.attention import in_one_dtype, supports_packing
-from hydratune.models.row_packing import can_share_prefix
+from hydratune.models.row_packing import can_share_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,7 +99,7 @@ class PromptReader:
         )
         virtual = _virtual_tokens(model)
         self.model = model if virtual is None else base  # the virtual tokens are in the cache
-        shares = can_share_prefix(base)
+        shares = can_share_cache(base)
         self.packs = shares and supports_packing(base) is None
         self.prefix = common_prefix(prompts) if shares else []
         self.virtual = None if shares else virtual

@@ -156,9 +156,9 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in lists)
         if isinstance(module, torch.nn.ModuleList) and not inside:
-            if not _OTHER_INPUTS.search(name):
-                lists[name] = module
-    return [layer for modules in lists.values() for layer in modules]
+            lists[name] = module
+    of_text = [modules for name, modules in lists.items() if not _OTHER_INPUTS.search(name)]
+    return [layer for modules in of_text or lists.values() for layer in modules]
 
 
 def mixers_of(layer: torch.nn.Module) -> list[torch.nn.Module]:

@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from hydratune.models import row_mixers
-from hydratune.models.attention import NAME, shares_prefix_by_config, supports_packing
+from hydratune.models.attention import NAME, KeysAndValues, shares_prefix_by_config, supports_packing
 
 # their packed losses and gradients are compared with those of padded batches by fast tests, with
 # windows shorter than the rows
@@ -46,6 +46,11 @@ class RowPacking:
     # the row lengths reach the modules as an argument; else by ``row_mixers.rows_end_to_end``
     by_argument: bool = True
     shares_prefix: bool = False  # one copy of a common beginning can serve all rows
+    reads_cache: bool = False  # so can the keys and values of a cache, for generation
+    # the last layer is called once, so only the positions that are read need be computed in it
+    ends_once: bool = True
+    # a pass can begin with the hidden states that enter a layer, without the layers below
+    enters_anywhere: bool = True
 
     @property
     def row_by_row(self) -> bool:
@@ -68,12 +73,17 @@ def row_packing(model: PreTrainedModel) -> RowPacking:
     reason = supports_packing(model)
     if reason is not None:
         return RowPacking(Level.padded, reason)
-    return RowPacking(Level.attention, shares_prefix=True)
+    return RowPacking(Level.attention, shares_prefix=True, reads_cache=True)
 
 
 def can_share_prefix(model: PreTrainedModel) -> bool:
-    """Return whether one copy of a common beginning can serve all rows."""
+    """Return whether one copy of a common beginning can serve all rows of a training step."""
     return shares_prefix_by_config(model) and row_packing(model).shares_prefix
+
+
+def can_share_cache(model: PreTrainedModel) -> bool:
+    """Return whether the keys and values of a cache can serve all rows that continue it."""
+    return shares_prefix_by_config(model) and row_packing(model).reads_cache
 
 
 def choose(model: PreTrainedModel) -> RowPacking:
@@ -133,11 +143,17 @@ class _Trial:
     @torch.no_grad()
     def choose(self) -> RowPacking:
         modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
         try:
+            self.model.train()  # some models read more than tokens in training
+            with torch.random.fork_rng():
+                self._alone(self.rows[0])
+            self.model.eval()
             self.expected = [self._alone(row) for row in self.rows]
             self._check_causality()
-            return self._first_right()
+            packing = self._first_right()
+            calls = self._calls_of_last_layer()
+            enters = calls == 1 and self._enters_in_the_middle()
+            return replace(packing, ends_once=calls == 1, enters_anywhere=enters)
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -185,10 +201,12 @@ class _Trial:
             prepare()
             why = self._fault(packing) or ""
             if not why:
-                shares = packing.level is Level.attention and self._shares_prefix()
-                return replace(packing, shares_prefix=shares)
+                if packing.level is Level.attention:
+                    shares, reads = self._shares_prefix()
+                    return replace(packing, shares_prefix=shares, reads_cache=reads)
+                return packing
             self._undo()
-        reason = supports_packing(self.model) or f"{type(self.model).__name__} {why}"
+        reason = f"{type(self.model).__name__} {why or 'has no list of layers'}"
         return RowPacking(Level.padded, reason)
 
     def _ways(self) -> list[tuple[Callable[[], None], RowPacking]]:
@@ -249,38 +267,79 @@ class _Trial:
             return None
         return "computes other logits for rows laid end to end than for each row alone"
 
-    def _shares_prefix(self) -> bool:
-        """Return whether every layer calls our attention once, with the keys and values that the
-        cache holds: these can serve all rows.
-        """
-        seen: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    def _calls_of_last_layer(self) -> int:
+        layers, calls = row_mixers.decoder_layers(self.model), []
+        if not layers:
+            return 0
+        handle = layers[-1].register_forward_hook(lambda *_: calls.append(1))
+        self._alone(self.rows[0])
+        handle.remove()
+        return len(calls)
 
-        def record(
-            layer: int, key: torch.Tensor, value: torch.Tensor
-        ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _enters_in_the_middle(self) -> bool:
+        """Return whether the layers below the middle one can be skipped once it gets the hidden
+        states that entered it before.
+        """
+        layers, row = row_mixers.decoder_layers(self.model), self.rows[-1]
+        middle, states = len(layers) // 2, []
+
+        def replaced(module: torch.nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
+            if not states:
+                states.append(args[0])
+            return (states[0], *args[1:])
+
+        handle = layers[middle].register_forward_pre_hook(replaced)
+        forwards = [vars(layer).get("forward") for layer in layers[:middle]]
+        try:
+            self._alone(row)
+            for layer in layers[:middle]:
+                vars(layer)["forward"] = lambda hidden_states, *args, **kwargs: hidden_states
+            return self._equal(self._alone(row), self.expected[-1])
+        except (UnsupportedModelError, IndexError):  # the layers below do more than pass states on
+            return False
+        finally:
+            handle.remove()
+            for layer, forward in zip(layers, forwards, strict=False):
+                vars(layer).pop("forward", None)
+                if forward is not None:
+                    vars(layer)["forward"] = forward
+
+    def _shares_prefix(self) -> tuple[bool, bool]:
+        """Return whether every layer calls our attention once, so that one copy of a common
+        beginning can serve all rows; and whether with the keys and values that a cache holds.
+        """
+        seen: dict[int, list[KeysAndValues]] = {}
+
+        def record(layer: int, key: torch.Tensor, value: torch.Tensor) -> KeysAndValues:
             seen.setdefault(layer, []).append((key, value))
             return key, value
 
         row, prefix = self.rows[-1], _LENGTHS[-1] // 2
         lengths = (prefix, _LENGTHS[-1] - prefix)
         positions = torch.arange(_LENGTHS[-1], device=row.device)[None]
-        inputs = packed_inputs(row, positions, lengths, RowPacking(Level.attention))
+        inputs = packed_inputs(row, positions, lengths, OUR_ATTENTION)
         cache = DynamicCache(config=self.model.config)
         try:
             logits = self.model(**inputs, record=record).logits[0]
-            self.model(input_ids=row[:, :prefix], past_key_values=cache, use_cache=True)
         except Exception:  # whatever a model's own code raises
-            return False
-        return (
+            return False, False
+        shares = (
             self._equal(logits, self.expected[-1])
             and sorted(seen) == list(range(len(cache.layers)))
-            and all(
-                len(pairs) == 1
-                and pairs[0][0].shape == cache.layers[layer].keys.shape
-                and pairs[0][1].shape == cache.layers[layer].values.shape
-                for layer, pairs in seen.items()
-            )
+            and all(len(pairs) == 1 for pairs in seen.values())
         )
+        if not shares:
+            return False, False
+        try:
+            self.model(input_ids=row[:, :prefix], past_key_values=cache, use_cache=True)
+            held = [(layer.keys, layer.values) for layer in cache.layers]
+            return True, all(
+                seen[number][0][part].shape == pair[part].shape
+                for number, pair in enumerate(held)
+                for part in (0, 1)
+            )
+        except Exception:  # the same
+            return True, False
 
 
 def _layers_beside_attention(model: PreTrainedModel) -> list[torch.nn.Module]:

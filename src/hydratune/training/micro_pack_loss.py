@@ -95,7 +95,8 @@ class MicroPackLoss:
     ) -> torch.Tensor:
         """Return the last hidden states (tokens, width), right where a token is predicted."""
         # layers that are computed again when the step has ended, or on one row, compute all of it
-        if not self.checkpointing and self.packing.level is not Level.layers:
+        whole = self.packing.level is Level.layers or not self.packing.ends_once
+        if not self.checkpointing and not whole:
             step = replace(step, needed=packed.predicts)
         if self.stored is not None:
             parts = [(row, micro.prefix, len(row.ids) - 1) for row in micro.rows]

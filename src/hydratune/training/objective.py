@@ -156,6 +156,8 @@ class Objective:
         loss = self.micro_pack_loss
         if loss.head is None or loss.checkpointing or loss.neftune_alpha:
             return 0
+        if not loss.packing.enters_anywhere:
+            return 0
         options = StoreOptions(limit, self.micro_tokens, self.workers, self._shared, advance)
         loss.stored = stored_states(self.model, rows, identity, loss.states_below, options)
         return loss.stored.layers if loss.stored is not None else 0
