@@ -173,11 +173,12 @@ def plain_head(model: PreTrainedModel) -> torch.Tensor | None:
     if not torch.is_floating_point(head.weight) or model.base_model is model:
         return None
     ids = torch.arange(3, device=model.device)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     modes = {module: module.training for module in model.modules()}
     model.eval()  # two passes with dropout would differ
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-        expected = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        logits = model(**inputs).logits
+        expected = head(model.base_model(**inputs).last_hidden_state)
     for module, mode in modes.items():
         module.training = mode
     return head.weight if logits.shape == expected.shape and torch.equal(logits, expected) else None
