@@ -91,7 +91,9 @@ def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrain
     try:
         choose(loaded)
     except UnsupportedModelError as error:
-        raise model.loading_error(source, str(error)) from error
+        key, value = model.own_name()
+        fix = "choose a causal language model; docs/architectures.md lists what can be trained"
+        raise ConfigError([Problem(key, value, str(error), fix)]) from error
     remember_autocast(loaded, compute.autocast)
     return loaded.eval()
 

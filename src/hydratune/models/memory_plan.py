@@ -153,7 +153,7 @@ def bytes_per_generated_token(config: "PretrainedConfig", itemsize: int) -> int:
     activations of one layer.
     """
     width: int = config.hidden_size
-    heads: int = config.num_attention_heads
+    heads: int = getattr(config, "num_attention_heads", None) or max(1, width // 64)
     key_heads: int = getattr(config, "num_key_value_heads", None) or heads
     head: int = getattr(config, "head_dim", None) or width // heads
     inner: int = getattr(config, "intermediate_size", None) or 4 * width
@@ -169,7 +169,7 @@ def prefix_share(config: "PretrainedConfig") -> float:
     keeps them, beside two activations of the inner width and about eight of the width.
     """
     width: int = config.hidden_size
-    heads: int = config.num_attention_heads
+    heads: int = getattr(config, "num_attention_heads", None) or max(1, width // 64)
     key_heads: int = getattr(config, "num_key_value_heads", None) or heads
     head: int = getattr(config, "head_dim", None) or width // heads
     inner: int = getattr(config, "intermediate_size", None) or 4 * width

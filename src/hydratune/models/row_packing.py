@@ -37,6 +37,14 @@ class Level(StrEnum):
     padded = "padded"  # rows are padded
 
 
+class Reading(StrEnum):
+    """How prompts are read, and tokens after them, in generation."""
+
+    batches = "batches"  # padded on the left, with a cache
+    rows = "rows"  # one row at a time, with a cache
+    whole_rows = "whole_rows"  # one row at a time, all of it again for every token
+
+
 @dataclass(frozen=True)
 class RowPacking:
     """How a model computes several rows."""
@@ -47,6 +55,7 @@ class RowPacking:
     by_argument: bool = True
     shares_prefix: bool = False  # one copy of a common beginning can serve all rows
     reads_cache: bool = False  # so can the keys and values of a cache, for generation
+    reading: Reading = Reading.batches
     # the last layer is called once, so only the positions that are read need be computed in it
     ends_once: bool = True
     # a pass can begin with the hidden states that enter a layer, without the layers below
@@ -153,7 +162,9 @@ class _Trial:
             packing = self._first_right()
             calls = self._calls_of_last_layer()
             enters = calls == 1 and self._enters_in_the_middle()
-            return replace(packing, ends_once=calls == 1, enters_anywhere=enters)
+            return replace(
+                packing, ends_once=calls == 1, enters_anywhere=enters, reading=self._reading()
+            )
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -266,6 +277,39 @@ class _Trial:
         if same and all(same):
             return None
         return "computes other logits for rows laid end to end than for each row alone"
+
+    def _reading(self) -> Reading:
+        ids = torch.zeros(len(_LENGTHS), max(_LENGTHS), dtype=torch.long, device=self.model.device)
+        mask = torch.zeros_like(ids)
+        for number, (row, length) in enumerate(zip(self.rows, _LENGTHS, strict=True)):
+            ids[number, -length:], mask[number, -length:] = row[0], 1
+        if self._continues(ids, mask, self.expected):
+            return Reading.batches
+        last = self.rows[-1]
+        alone = self._continues(last, torch.ones_like(last), self.expected[-1:])
+        return Reading.rows if alone else Reading.whole_rows
+
+    def _continues(
+        self, ids: torch.Tensor, mask: torch.Tensor, expected: Sequence[torch.Tensor]
+    ) -> bool:
+        """Return whether the last token of every row, read after a cache of those before it, has
+        the expected logits.
+        """
+        cache = DynamicCache(config=self.model.config)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        try:
+            for span in (slice(0, -1), slice(-1, None)):
+                output = self.model(
+                    input_ids=ids[:, span],
+                    attention_mask=mask[:, : ids.shape[1] - 1] if span.start == 0 else mask,
+                    position_ids=positions[:, span],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+        except Exception:  # whatever a model's own code raises
+            return False
+        pairs = zip(output.logits, expected, strict=True)
+        return all(self._equal(logits[-1:], known[-1:]) for logits, known in pairs)
 
     def _calls_of_last_layer(self) -> int:
         layers, calls = row_mixers.decoder_layers(self.model), []
