@@ -22,15 +22,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tiny_architectures
 import torch
 import torch.nn.functional as F
 import transformers
 
+import tiny_architectures
 from hydratune.adapters import attach
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.models import row_packing
+from hydratune.models import packing_trial
+from hydratune.models.row_packing import Level
 from hydratune.settings.model import Quantization
 from hydratune.training.micro_pack_loss import padded_loss
 from hydratune.training.objective import Objective
@@ -128,8 +129,8 @@ def compare(kind: str) -> Outcome:
     except Exception as error:  # whatever the code of a model raises
         return Outcome(kind, "untried", f"no tiny model can be built: {_one_line(error)}")
     try:
-        packing = row_packing.choose(base)
-    except row_packing.UnsupportedModelError as error:
+        packing = packing_trial.choose(base)
+    except packing_trial.UnsupportedModelError as error:
         return Outcome(kind, "refused", str(error))
     examples = rows()
     loss, gradients, reference = expected(kind, examples)
@@ -144,11 +145,11 @@ def compare(kind: str) -> Outcome:
     ]
     loss_error = abs(our_loss.item() - loss.item()) / loss.item()
     status = {
-        row_packing.Level.attention: "shared" if objective.share else "packed",
-        row_packing.Level.hybrid: "mixers",
-        row_packing.Level.mixers: "mixers",
-        row_packing.Level.layers: "layers",
-        row_packing.Level.padded: "padded",
+        Level.attention: "shared" if objective.share else "packed",
+        Level.hybrid: "mixers",
+        Level.mixers: "mixers",
+        Level.layers: "layers",
+        Level.padded: "padded",
     }[packing.level]
     reason = packing.reason or ""
     if loss_error > LARGEST_DIFFERENCE or max(errors) > LARGEST_DIFFERENCE:

@@ -129,7 +129,13 @@ SIZES: dict[str, Any] = {
 }
 # what the config of an architecture cannot be made without
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "gemma4_assistant": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+        }
+    },
 }
 # values of one architecture; None: the value of ``SIZES`` is not set
 OWN: dict[str, dict[str, Any]] = {
@@ -142,20 +148,42 @@ OWN: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 4},
     "cohere_compass": {"layer_types": None},
     "cohere_compass_text": {"layer_types": None},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        "ffn_config": {
+            "ffn_hidden_size": 48,
+            "moe_num_experts": 4,
+            "moe_top_k": 2,
+            "hidden_size": 32,
+        },
+    },
     "dots3_note": {"text_config": {"num_key_value_heads": 4, "per_layer_config": {}}},
     "dots3_note_text": {"num_key_value_heads": 4, "per_layer_config": {}},
-    "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 0,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
-    "qwen4_exp_text": {"indexer_n_heads": 16, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4, "indexer_compress_ratio": 2},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 16,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 4,
+        "indexer_compress_ratio": 2,
+    },
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16]},
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
     "zaya": {"num_experts_per_tok": 1},
     "bamba": {"attn_layer_indices": [1]},
     "falcon_h1": {"mamba_d_ssm": 64},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+    },
     "mamba2": {"num_heads": 8},
     "xmod": {"default_language": "en_XX"},
 }
@@ -174,6 +202,8 @@ def _tiny(cls: type[PretrainedConfig], own: Mapping[str, Any]) -> PretrainedConf
     for name, value in given.items():
         if ("drop" in name or "jitter" in name) and isinstance(value, float):
             values[name] = 0.0
+    if "decoder_layers" in names:  # another name for the number of layers of an encoder
+        values.pop("num_hidden_layers", None)
     if "kv_lora_rank" in names:  # keys are made for every head
         values["num_key_value_heads"] = 4
     fixed = isinstance(inspect.getattr_static(cls, "layer_types", None), property)

@@ -36,9 +36,7 @@ def skipped(
     return {
         name
         for name, module in linears.items()
-        if name.rpartition(".")[2] in ends
-        or _READS_NO_TEXT.search(name)
-        or _computes_more(module)
+        if name.rpartition(".")[2] in ends or _READS_NO_TEXT.search(name) or _computes_more(module)
     }
 
 

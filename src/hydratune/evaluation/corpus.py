@@ -17,8 +17,8 @@ import torch
 from hydratune.console import progress
 from hydratune.evaluation.batches import run_batches
 from hydratune.models.attention import NAME, supports_packing
-from hydratune.models.row_packing import Reading, row_packing
 from hydratune.models.compute import as_trained, deterministic_if_possible
+from hydratune.models.row_packing import Reading, row_packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -160,9 +160,9 @@ class _Layout:
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.device = next(model.parameters()).device
         settings = getattr(model, "active_peft_config", None)
-        self.one_by_one = (
-            settings is not None and settings.is_prompt_learning
-        ) or row_packing(self.base).reading is not Reading.batches
+        self.one_by_one = (settings is not None and settings.is_prompt_learning) or row_packing(
+            self.base
+        ).reading is not Reading.batches
         self.packs = (
             not self.one_by_one
             and self.base.config._attn_implementation == NAME

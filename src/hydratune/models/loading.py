@@ -25,7 +25,7 @@ from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.reader import Reader
 from hydratune.errors import ConfigError, Problem
 from hydratune.models.compute import Compute, remember_autocast
-from hydratune.models.row_packing import UnsupportedModelError, choose
+from hydratune.models.packing_trial import UnsupportedModelError, choose
 from hydratune.models.turn_ends import add_missing_eos, turn_ends
 from hydratune.settings.model import ModelConfig, Quantization, Source
 

@@ -91,8 +91,10 @@ class _Row:
         """
         if isinstance(value, torch.Tensor):
             return self._part_of(value)
-        if type(value) in (tuple, list):
-            return type(value)(self.part(item) for item in value)  # type: ignore[attr-defined]
+        if type(value) is tuple:
+            return tuple(self.part(item) for item in value)
+        if type(value) is list:
+            return [self.part(item) for item in value]
         if type(value) is dict:
             return {name: self.part(item) for name, item in value.items()}
         return value

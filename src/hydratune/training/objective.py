@@ -15,6 +15,7 @@ import torch
 
 from hydratune.console import console
 from hydratune.data.encoding.encoded import Encoded
+from hydratune.errors import ConfigError, Problem
 from hydratune.models import hardware
 from hydratune.models.compute import as_trained, deterministic_if_possible, is_out_of_memory
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS, prefix_share, release_memory
@@ -92,7 +93,7 @@ class Objective:
             return None
         if loss.head is None or loss.checkpointing or loss.neftune_alpha:
             return None
-        if loss.packing.row_by_row:
+        if loss.packing.row_by_row or not loss.packing.ends_once:
             return None
         adapter = trial_adapter(loss.base, self.parameters())
         if adapter is None or not pool.replica.accepts(adapter):
@@ -313,4 +314,8 @@ def _checkpoint_activations(base: "PreTrainedModel") -> None:
         getattr(base, "activation_checkpointing_enable", None)
         or base.gradient_checkpointing_enable  # its name before 5.23
     )
-    enable({"use_reentrant": False})
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:  # the architecture cannot
+        key, fix = "trainer.gradient_checkpointing", "set trainer.gradient_checkpointing=false"
+        raise ConfigError([Problem(key, True, str(error), fix)]) from error
