@@ -31,6 +31,7 @@ from hydratune.adapters import attach
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models import packing_trial
+from hydratune.models.attention import shares_prefix_by_config, supports_packing
 from hydratune.models.row_packing import Level
 from hydratune.settings.model import Quantization
 from hydratune.training.micro_pack_loss import padded_loss
@@ -151,13 +152,26 @@ def compare(kind: str) -> Outcome:
         Level.layers: "layers",
         Level.padded: "padded",
     }[packing.level]
-    reason = packing.reason or ""
+    reason = packing.reason or _why_not_faster(base, status)
     if loss_error > LARGEST_DIFFERENCE or max(errors) > LARGEST_DIFFERENCE:
         padded = padded_loss(reference.get_base_model(), examples).item()
         of_padding = abs(padded - loss.item()) / loss.item()
         status = "wrong"
         reason += f" the loss of a padded batch itself is {of_padding:.1e} off"
     return Outcome(kind, status, reason, loss_error, max(errors))
+
+
+def _why_not_faster(base: Any, status: str) -> str:
+    """Return why rows are not laid end to end in a faster way."""
+    if status == "shared":
+        return ""
+    if status == "packed":
+        return (
+            "its layers do not each call attention once"
+            if shares_prefix_by_config(base)
+            else "a window, or the kind of its layers, would cut a shared prefix"
+        )
+    return supports_packing(base) or "its attention does more than ours does"
 
 
 def _one_line(error: BaseException) -> str:

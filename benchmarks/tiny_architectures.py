@@ -26,6 +26,7 @@ SIZES: dict[str, Any] = {
     "decoder_vocab_size": VOCABULARY,
     "vocab_size_per_layer_input": VOCABULARY,
     "hidden_size": 32,
+    "hidden_size_global": 32,
     "d_model": 32,
     "n_embd": 32,
     "embedding_size": 32,

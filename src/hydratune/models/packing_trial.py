@@ -44,6 +44,11 @@ def choose(model: PreTrainedModel) -> RowPacking:
     Raises ``UnsupportedModelError`` for a model whose logits cannot be computed from tokens alone,
     or that reads the tokens which it has to predict.
     """
+    config = model.config.get_text_config()
+    missing = [n for n in ("hidden_size", "num_hidden_layers") if not hasattr(config, n)]
+    if missing:  # of several models in one: what is computed at once is decided by these
+        names = ", ".join(missing)
+        raise UnsupportedModelError(f"the config of {type(model).__name__} has no {names}")
     kind = str(getattr(model.config, "model_type", ""))
     if (kind in PROVEN and supports_packing(model) is None) or model.device.type == "meta":
         packing = row_packing(model)
