@@ -262,7 +262,7 @@ def fit(
         def judged(self, step: int) -> bool:
             return True
 
-        def may_continue(self, step: int, loss: float) -> bool:
+        def may_continue(self, step: int, score: object) -> bool:
             return False
 
     discarded = io.StringIO()

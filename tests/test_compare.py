@@ -43,7 +43,8 @@ def test_costs_and_intervals_are_on_the_terminal(hydratune: Command, tmp_path: P
     code, text = hydratune("compare", str(tmp_path), "html=false")
     assert (
         code == 0
-        and "0.75 [0.598, 0.858]" in text
+        and "75.0 [59.8, 85.8]" in text
+        and "exact match (%)" in " ".join(text.split())
         and "1,234" in text
         and "56,789" in text
         and "3.00" in text
@@ -81,6 +82,11 @@ def test_ranking_by_a_test_metric_needs_equal_test_rows_only(
     ), text
     write_run(tmp_path / "s" / "c", right=hits(40, 41), lr=3.0)
     code, text = hydratune("compare", "s", "metric=eval/exact_match", "html=false")
+    assert code == 0 and "best: s/b" in text and "(97.6)" in text, text
+    assert "set aside, not ranked: run c: tested on other rows." in text
+    write_run(tmp_path / "s" / "d", right=hits(40, 42), lr=4.0)
+    (tmp_path / "s" / "a" / "status.json").unlink()
+    code, text = hydratune("compare", "s", "metric=eval/exact_match", "html=false")
     assert code == 0 and "no best run: these runs were tested on different rows" in text, text
 
 
@@ -93,8 +99,8 @@ def test_verdict_names_better_runs_untested_runs_and_unfinished_seeds(tmp_path: 
     compared = compare(collect_runs([tmp_path / "s"]))
     sentences = "\n".join(verdict(compared))
     assert (
-        "significantly better than it on the test rows: optimizer.lr=2 (exact match +0.45)"
-        in sentences
+        "significantly better than it on the test rows: optimizer.lr=2 (exact match +45.0"
+        " points)" in sentences
     )
     write_run(tmp_path / "s" / "c", right=hits(38, 41), loss=0.6, lr=3.0)
     assert "significantly different from the 1 others that could be tested" in "\n".join(

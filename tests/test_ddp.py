@@ -72,7 +72,7 @@ def two_device_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
         *TWO,
         "data.batch_size=2",
         "trainer.accumulate_grad_batches=2",
-        "evaluation.every_steps=3",
+        "evaluation.validate_every=1",
         "tracking=offline",
     )
     command = [sys.executable, "-m", "hydratune", "train", *words, f"hydra.run.dir={folder}/run"]
@@ -97,15 +97,15 @@ def test_two_devices_train_like_one(
         *UNEVEN,
         "data.batch_size=4",
         "trainer.accumulate_grad_batches=2",
-        "evaluation.every_steps=3",
+        "evaluation.validate_every=1",
     )
     code, text = hydratune("train", *words, f"hydra.run.dir={tmp_path}/one")
     assert code == 0, text
     assert len(history(two_device_run[0])) == 6
     # AdamW divides by the root of squared gradients, which may be close to zero
     assert_equal(two_device_run[0], tmp_path / "one", 1e-5)
-    assert (two_device_run[0] / "sample.jsonl").read_text().count("\n") == (
-        tmp_path / "one" / "sample.jsonl"
+    assert (two_device_run[0] / "validation.jsonl").read_text().count("\n") == (
+        tmp_path / "one" / "validation.jsonl"
     ).read_text().count("\n")
 
 

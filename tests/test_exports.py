@@ -59,7 +59,10 @@ def test_tables_for_other_programs(hydratune: Command, tmp_path: Path) -> None:
     parquet = pyarrow.parquet.read_table(folder / "runs.parquet").to_pylist()
     assert [row["eval/exact_match"] for row in parquet] == [0.95, 0.925, 0.9, 0.875, None]
     lines = (folder / "ranking.md").read_text().splitlines()
-    assert lines[2].startswith("| 1 | 1 | 2 | 0.4500 ± 0.071 |") and len(lines) == 5
+    assert (
+        lines[2].startswith("| 1 | 0, 1 | 1 | 2 | 0.4500 ± 0.071 | 93.8 ± 1.8 |")
+        and len(lines) == 5
+    )
     tex = (folder / "ranking.tex").read_text()
     assert r"0.4500 $\pm$ 0.071" in tex and tex.count(r"\\") == 4 and r"\toprule" in tex
 

@@ -1,6 +1,7 @@
 """Most jobs of a sweep are stopped early; the others equal those of a sweep without halving."""
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import pytest
 
 from conftest import SMALL
 from hydratune.errors import ConfigError, Paused
-from hydratune.sweeps.halving import HalvingScheduler, JobState
+from hydratune.settings.monitor import Monitor
+from hydratune.sweeps.halving import HalvingScheduler, JobState, best_of
 from hydratune.sweeps.options import HalvingOptions, PackOptions
 from hydratune.training.halving import HalvingRungs
 from hydratune.training.module import FineTuning
+from hydratune.training.protocols import RungScore
 from run_files import assert_same_run, history, states
 
 Command = Callable[..., tuple[int, str]]
@@ -67,15 +70,13 @@ def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
 )
 def test_wrong_options_are_refused(values: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        HalvingOptions(
-            **{"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync", **values}
-        )
+        HalvingOptions(**{"min_steps": None, "eta": 3, "metric": None, "kind": "sync", **values})
     for word in words:
         assert word in str(raised.value)
 
 
 def test_no_job_is_halved_by_default() -> None:
-    default = {"min_steps": None, "eta": 3, "metric": "val/loss", "kind": "sync"}
+    default = {"min_steps": None, "eta": 3, "metric": None, "kind": "sync"}
     for values in (None, {}, default):
         assert not PackOptions.from_mapping({"halving": values}).is_halving
     assert not HalvingOptions().is_on and HalvingOptions().rungs(100) == []
@@ -105,10 +106,12 @@ def simulate(
                     break
                 if not remaining:
                     break
-                if not scheduler.report_rung(name, rungs.index(remaining[0]), quality[name]):
+                if not scheduler.report_rung(
+                    name, rungs.index(remaining[0]), RungScore(quality[name])
+                ):
                     state = JobState.paused
                     break
-            scheduler.end(name, state, final)
+            scheduler.end(name, state, RungScore(final))
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
     for thread in threads:
@@ -165,7 +168,9 @@ def test_asha_gives_the_place_of_a_failed_job_to_the_next_best() -> None:
     scheduler = HalvingScheduler(list("abcd"), HalvingOptions(1, kind="asha"))
     for name, value in zip("abc", (0.6, 0.5, 0.4), strict=True):
         assert scheduler.next_job() == name
-        assert scheduler.report_rung(name, 0, value) is (name == "c")  # c is the best of three
+        assert scheduler.report_rung(name, 0, RungScore(value)) is (
+            name == "c"
+        )  # c is the best of three
         scheduler.end(name, JobState.failed if name == "c" else JobState.paused)
     assert scheduler.next_job() == "b"
 
@@ -175,12 +180,12 @@ def test_a_halved_job_is_resumed_in_place_of_a_failed_one() -> None:
     scheduler = HalvingScheduler(list("abc"), HalvingOptions(1), on_halved=out.append)
     for name, value in zip("abc", (0.1, 0.2, 0.3), strict=True):
         assert scheduler.next_job() == name
-        if not scheduler.report_rung(name, 0, value):
+        if not scheduler.report_rung(name, 0, RungScore(value)):
             scheduler.end(name, JobState.paused)
     assert scheduler.next_job() == "a" and out == ["b", "c"]
     scheduler.end("a", JobState.failed)
-    assert scheduler.next_job() == "b" and scheduler.report_rung("b", 1, 0.2)
-    scheduler.end("b", JobState.finished, 0.2)
+    assert scheduler.next_job() == "b" and scheduler.report_rung("b", 1, RungScore(0.2))
+    scheduler.end("b", JobState.finished, RungScore(0.2))
     assert scheduler.next_job() is None and out == ["b", "c"]
 
 
@@ -201,7 +206,7 @@ def test_waiting_threads_poll_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     time.sleep(1.2)
     assert 3 <= len(looks) <= 12
     for name in "abc":
-        scheduler.end(name, JobState.finished, 0.1)
+        scheduler.end(name, JobState.finished, RungScore(0.1))
     for thread in waiting:
         thread.join(5)
         assert not thread.is_alive()
@@ -209,9 +214,9 @@ def test_waiting_threads_poll_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_results_of_an_earlier_start_count() -> None:
     scheduler = HalvingScheduler(list("abcdef"), HalvingOptions(1))
-    scheduler.restore("a", [0.6], JobState.paused)
-    scheduler.restore("b", [0.1, 0.1], JobState.paused)
-    scheduler.restore("c", [], JobState.finished, 0.2)
+    scheduler.restore("a", [RungScore(0.6)], JobState.paused)
+    scheduler.restore("b", [RungScore(0.1)] * 2, JobState.paused)
+    scheduler.restore("c", [], JobState.finished, RungScore(0.2))
     steps = simulate(scheduler, {"a": 0.6, "b": 0.1, "c": 0.2, "d": 0.3, "e": 0.4, "f": 0.5}, 9, 1)
     assert steps["c"] == steps["a"] == 0 and steps["d"] == steps["e"] == steps["f"] == 1
 
@@ -223,9 +228,9 @@ def test_a_job_that_was_given_up_is_not_resumed() -> None:
     scheduler = HalvingScheduler(["a", "b"], HalvingOptions(1))
     assert scheduler.next_job() == "a"
     scheduler.end("a", JobState.failed)
-    assert not scheduler.report_rung("a", 0, 0.1)
+    assert not scheduler.report_rung("a", 0, RungScore(0.1))
     # the best of the remaining jobs
-    assert scheduler.next_job() == "b" and scheduler.report_rung("b", 0, 0.5)
+    assert scheduler.next_job() == "b" and scheduler.report_rung("b", 0, RungScore(0.5))
 
 
 def test_asha_does_not_count_jobs_that_failed_before_the_rung() -> None:
@@ -234,14 +239,16 @@ def test_asha_does_not_count_jobs_that_failed_before_the_rung() -> None:
         assert scheduler.next_job() == name
     for name in "abc":
         scheduler.end(name, JobState.failed)
-    assert not scheduler.report_rung("d", 0, 0.9)  # counted as one of one, not one of four
+    assert not scheduler.report_rung(
+        "d", 0, RungScore(0.9)
+    )  # counted as one of one, not one of four
 
 
 def test_no_job_waits_while_another_is_halved_and_a_full_disk_stops_none() -> None:
     free: list[bool] = []
 
     def out(name: str) -> None:
-        asking = threading.Thread(target=lambda: scheduler.report_rung("a", 0, 0.1))
+        asking = threading.Thread(target=lambda: scheduler.report_rung("a", 0, RungScore(0.1)))
         asking.start()
         asking.join(5)
         free.append(not asking.is_alive())
@@ -250,7 +257,7 @@ def test_no_job_waits_while_another_is_halved_and_a_full_disk_stops_none() -> No
     scheduler = HalvingScheduler(["a", "b", "c"], HalvingOptions(1), on_halved=out)
     for name, value in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
         assert scheduler.next_job() == name
-        if not scheduler.report_rung(name, 0, value):
+        if not scheduler.report_rung(name, 0, RungScore(value)):
             scheduler.end(name, JobState.paused)
     assert scheduler.next_job() == "a"
     assert free == [True, True]
@@ -260,8 +267,8 @@ def test_a_run_that_passed_a_rung_without_a_decision_is_judged_when_it_is_resume
     """It was killed between its checkpoint and the decision, or was not halved then."""
     reported: list[tuple[int, float]] = []
 
-    def ask(step: int, loss: float) -> bool:
-        reported.append((step, loss))
+    def ask(step: int, score: RungScore) -> bool:
+        reported.append((step, score.loss))
         return step < 24
 
     module = FineTuning.__new__(FineTuning)
@@ -277,6 +284,47 @@ def test_a_run_that_passed_a_rung_without_a_decision_is_judged_when_it_is_resume
     reported.clear()
     rungs.on_train_start(SimpleNamespace(global_step=5), module)  # type: ignore[arg-type]
     assert reported == []
+
+
+F1 = Monitor("val/field_f1", lower=False)
+
+
+@pytest.mark.parametrize(
+    ("count", "best"),
+    [
+        (1, ["c"]),  # a and c are in the interval of a, the best; c has the lower loss
+        (2, ["c", "d"]),  # the interval of c, the last of the best, has a and d: by their loss
+        (3, ["a", "c", "d"]),  # that of d has no other
+        (4, ["a", "c", "d", "b"]),
+    ],
+)
+def test_jobs_within_the_interval_of_the_last_one_are_ordered_by_their_loss(
+    count: int, best: list[str]
+) -> None:
+    scores = {
+        "a": RungScore(1.2, 0.50, (0.45, 0.55)),
+        "b": RungScore(0.1, 0.10, (0.00, 0.20)),
+        "c": RungScore(1.0, 0.48, (0.43, 0.53)),
+        "d": RungScore(1.1, 0.44, (0.43, 0.47)),
+        "e": RungScore(math.nan, math.nan),
+        "f": None,
+    }
+    assert best_of(scores, count, F1) == best
+    assert best_of(scores, count, Monitor()) == ["b", "c", "d", "a"][:count]
+
+
+def test_halving_keeps_the_job_with_the_highest_metric_and_equal_ones_by_their_loss() -> None:
+    scheduler = HalvingScheduler(list("abc"), HalvingOptions(1), monitor=F1)
+    for name, score in (
+        ("a", RungScore(0.1, 0.0)),
+        ("b", RungScore(0.9, 0.2)),
+        ("c", RungScore(0.8, 0.2)),
+    ):
+        assert scheduler.next_job() == name
+        continues = scheduler.report_rung(name, 0, score)
+        assert continues is (name == "c")
+        if not continues:
+            scheduler.end(name, JobState.paused)
 
 
 def test_no_thread_waits_when_the_pack_ends() -> None:

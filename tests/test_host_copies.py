@@ -20,13 +20,15 @@ from hydratune.models import varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import to_device
 from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.monitor import Monitor
 from hydratune.training import history as recording
 from hydratune.training import trainer as training_loop
+from hydratune.training.answer_validation import AnswerValidation
 from hydratune.training.history import History, OptimizerStep
 from hydratune.training.module import FineTuning
 from hydratune.training.objective import Objective
 from hydratune.training.optimizers.adamw import AdamWOptimizer
-from hydratune.training.sampling import Sampling
+from hydratune.training.task import Measured
 from hydratune.training.watchdog import Watchdog
 from run_files import history
 from small_models import build, rows, rows_with_prefix, with_lora
@@ -184,18 +186,29 @@ def casts(objective: Objective, examples: list[Encoded]) -> int:
     return sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
 
 
-def test_every_rank_records_at_the_same_steps() -> None:
-    """If only one rank recorded, its watchdog would wait for the others, which wait in the next
-    step.
-    """
-    recorded: list[Any] = []
-    record: Any = SimpleNamespace(record_pending=recorded.append)
-    sampling = Sampling(2, lambda step: pytest.fail("only the main process asks"), record)
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: False))
-    for step in (1, 2, 3, 4):
-        trainer: Any = SimpleNamespace(global_step=step, fit_loop=loop, is_global_zero=False)
-        sampling.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
-    assert [trainer.global_step for trainer in recorded] == [2, 4]
+def test_only_the_main_process_answers_and_every_rank_monitors_its_metrics() -> None:
+    sent: list[Any] = []
+    of_main = {"val/field_f1": Measured(0.25, (0.1, 0.4))}
+    record: Any = SimpleNamespace(
+        rows=[{"step": 2}], write=lambda trainer: None, count_as_answering=lambda seconds: None
+    )
+    monitor = Monitor("val/field_f1", lower=False)
+    callback = AnswerValidation(
+        lambda step: pytest.fail("only the main process answers"), {2}, record, monitor
+    )
+    strategy = SimpleNamespace(broadcast=lambda values: (sent.append(values), of_main)[1])
+    for step in (1, 2):
+        trainer: Any = SimpleNamespace(
+            global_step=step,
+            is_global_zero=False,
+            world_size=2,
+            strategy=strategy,
+            callback_metrics={},
+            logger=None,
+        )
+        callback.on_validation_end(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    assert sent == [{}] and float(trainer.callback_metrics["val/field_f1"]) == 0.25
+    assert record.rows == [{"step": 2, "val/field_f1": 0.25}]
 
 
 def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +248,7 @@ def test_history_does_not_depend_on_when_losses_are_read(
     hydratune: Command, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     code, text = hydratune(
-        "train", *LONGER, f"hydra.run.dir={tmp_path}/at_once", "evaluation.every_steps=3"
+        "train", *LONGER, f"hydra.run.dir={tmp_path}/at_once", "evaluation.validate_every=1"
     )
     assert code == 0, text
     request.getfixturevalue("read_later")
@@ -245,7 +258,7 @@ def test_history_does_not_depend_on_when_losses_are_read(
         OptimizerStep, "read", lambda steps: (reads.append(len(steps)), read(steps))
     )
     code, text = hydratune(
-        "train", *LONGER, f"hydra.run.dir={tmp_path}/later", "evaluation.every_steps=3"
+        "train", *LONGER, f"hydra.run.dir={tmp_path}/later", "evaluation.validate_every=1"
     )
     assert code == 0, text
     assert (

@@ -49,6 +49,36 @@ def test_verdicts(validations: list[float | None], verdict: Verdict, epoch: floa
     assert (fit.verdict, fit.best_epoch) == (verdict, epoch)
 
 
+@pytest.mark.parametrize(
+    ("losses", "verdict", "words"),
+    [
+        ([6.91, 6.90], Verdict.unknown, "too short a training to say whether more would help"),
+        ([6.91, 6.90, 6.895, 6.894], Verdict.unknown, "trainer.max_epochs=2"),
+        ([1.0, 0.9], Verdict.learning, "11.1 % below the others"),
+        ([0.9, 1.0], Verdict.unstable, "try a lower optimizer.lr"),
+    ],
+)
+def test_within_one_epoch_nothing_settles_and_nothing_is_over_fitted(
+    losses: list[float], verdict: Verdict, words: str
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": n, "epoch": n / len(losses), "train/loss": 1.0, "val/loss": loss}
+        for n, loss in enumerate(losses, 1)
+    ]
+    fit = course(rows)
+    assert fit.verdict == verdict and words in fit.advice
+    assert "settled" not in fit.advice and "over-fitted" not in fit.advice
+
+
+def test_a_slow_fall_over_many_validations_is_not_settled() -> None:
+    """Every validation is 0.6 % below the one before it, an epoch of four 2.4 %."""
+    rows: list[dict[str, Any]] = [
+        {"step": n, "epoch": n / 4, "train/loss": 1.0, "val/loss": 0.994**n} for n in range(1, 13)
+    ]
+    fit = course(rows)
+    assert fit.verdict == Verdict.learning and "fell by 2.4 % over the last epoch" in fit.advice
+
+
 def test_advice_names_the_epoch_to_stop_at() -> None:
     fit = course(history([1.0, 0.8, 0.9, 1.0]))
     assert "25.0 %" in fit.advice and "trainer.max_epochs=2" in fit.advice

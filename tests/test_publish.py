@@ -64,7 +64,7 @@ def sent(compared: Any) -> str:
 def test_the_report_has_the_verdict_of_the_terminal(tmp_path: Path) -> None:
     compared = sweep(tmp_path)
     text = sent(compared)
-    assert "| 1 | 1 | 0.5000 |" in text and "validation loss 0.5000" in text
+    assert "| 1 | 0 | 1 | 0.5000 |" in text and "validation loss 0.5000" in text
     assert "What each setting did" in text
     assert "config:optimizer.value.lr" in text and "summary:eval/exact_match" in text
     assert '"targetKey": "objective"' in text

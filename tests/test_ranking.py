@@ -68,12 +68,11 @@ def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
     assert (
         column(table, "seed")[:2] == ["n=3", "2"]
         and column(table, "state")[0] == "finished"
-        and column(table, "field F1")[0] == "0.7 ± 0.1"
+        and column(table, "field F1 (%)")[0] == "70.0 ± 10.0"
     )
     assert column(table, "lr") == ["0.2", "", "", "", "0.1", "", "", ""]
     assert best.startswith(
-        "best: e  (validation loss 0.3000, the lowest of 3 seeds of optimizer.lr=0.2, mean 0.3100 ±"
-        " 0.01;"
+        "best: e  (lr=0.2, r=4: validation loss 0.3000, the lowest of 3 seeds, mean 0.3100 ± 0.01;"
     )
 
 
@@ -148,10 +147,11 @@ def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others
 
 def test_a_table_of_single_seeds_has_no_seed_columns() -> None:
     table, best = ranking_table([run("a", 0.1, 0, 0.5), run("b", 0.2, 0, 0.4)])
-    assert [c.header for c in table.columns] == ["", "run", "lr", "val loss", "field F1", "state"]
-    assert (
-        column(table, "run") == ["b", "a"]
-        and best == "best: b  (validation loss 0.4000; the test metrics took no part in the choice)"
+    headers = [c.header for c in table.columns]
+    assert headers == ["", "run", "lr", "val loss", "field F1 (%)", "state"]
+    assert column(table, "run") == ["b", "a"] and best == (
+        "best: b  (lr=0.2, r=4: validation loss 0.4000; the test metrics took no part in the"
+        " choice)"
     )
 
 
@@ -166,7 +166,7 @@ def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
     assert [column(table, "state")[n] for n in (0, 4)] == ["2 of 3 finished", "0 of 2 finished"]
     assert [column(table, "seed")[n] for n in (0, 4)] == ["n=2", "n=0"]
     assert column(table, "val loss")[4] == "-"
-    assert "2 of 3 seeds of optimizer.lr=0.1, mean 0.4500" in best
+    assert "lr=0.1" in best and "2 of 3 seeds, mean 0.4500" in best
     text = printed(table)
     assert (
         "failed: the loss is [nan]" in text

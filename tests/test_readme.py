@@ -40,34 +40,47 @@ DOCS = sorted({*(ROOT / "docs").glob("*.md")} - {ARCHITECTURE})
 
 
 def lines_of_code(page: Path) -> list[str]:
-    """Return the lines that a page shows as commands: indented lines and text in backticks, without
-    comments.
+    """Return the lines that a page shows as commands: indented and fenced lines and text in
+    backticks, without comments.
     """
     text = page.read_text()
+    fenced = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     shown = [*re.findall(r"^ {4}(.*)$", text, re.MULTILINE), *re.findall(r"`([^`\n]+)`", text)]
+    shown += [line for block in fenced for line in block.splitlines()]
     return [line.partition("  #")[0].strip() for line in shown]
+
+
+def trained_by(page: Path) -> list[list[str]]:
+    """Return the settings of every command ``hydratune train`` that a page shows."""
+    commands = [shlex.split(line) for line in lines_of_code(page) if line.startswith("hydratune ")]
+    return [words[2:] for words in commands if words[:2] == ["hydratune", "train"]]
+
+
+def settings_on(page: Path) -> set[str]:
+    """Return the single settings that a page shows with a value."""
+    pattern = r"(trainer|evaluation|model|data|adapter)(\.\w+)?=[\w.-]+"
+    return {line for line in lines_of_code(page) if re.fullmatch(pattern, line)}
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_command_of_a_page_exists_and_composes(page: Path) -> None:
-    commands = [shlex.split(line) for line in lines_of_code(page)]
-    trained = [words[2:] for words in commands if words[:2] == ["hydratune", "train"]]
-    for overrides in trained:
-        compose(*overrides)
-    scripts = [word for words in commands for word in words if word.startswith("benchmarks/")]
-    assert trained and scripts and all((ROOT / script).is_file() for script in scripts)
+    for words in trained_by(page):
+        settings = [w for w in words if "=" in w and not w.startswith(("hydra.", "hydra/"))]
+        compose(*(re.sub(r"=(?!\[|\{)([^,]*),.*", r"=\1", setting) for setting in settings))
+    scripts = re.findall(r"\bbenchmarks/\w+\.\w+", page.read_text())
+    assert all((ROOT / script).is_file() for script in scripts)
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_setting_of_a_page_exists(page: Path) -> None:
-    settings = {
-        line
-        for line in lines_of_code(page)
-        if re.fullmatch(r"(trainer|evaluation|model|data|adapter)(\.\w+)?=[\w.-]+", line)
-    }
-    assert len(settings) > 5
-    for setting in settings:
+    for setting in settings_on(page):
         compose(setting)
+
+
+def test_pages_show_commands_settings_and_scripts() -> None:
+    gpu = ROOT / "docs" / "gpu.md"
+    assert trained_by(gpu) and len(settings_on(gpu)) > 5 and "benchmarks/gpu" in gpu.read_text()
+    assert sum(len(trained_by(page)) for page in DOCS) >= 3
 
 
 def test_readme_names_its_commands() -> None:

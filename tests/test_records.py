@@ -36,7 +36,7 @@ def test_keys_stand_in_the_order_of_older_versions(record: RunDirectory) -> None
 def test_halving_is_a_field_and_not_read_from_the_error(record: RunDirectory) -> None:
     record.start()
     for step, loss in ((4, 2.0), (8, 1.25)):
-        record.change_status(lambda status, at=step, loss=loss: status.report(at, loss))
+        record.change_status(lambda status, at=step, loss=loss: status.report(Rung(at, loss)))
     assert record.read_status().rungs == (Rung(4, 2.0), Rung(8, 1.25))
     record.change_status(Status.halve)
     status = record.read_status()
@@ -46,8 +46,20 @@ def test_halving_is_a_field_and_not_read_from_the_error(record: RunDirectory) ->
 
 
 def test_a_loss_that_is_reported_again_replaces_what_came_later() -> None:
-    status = Status({"rungs": [[4, 2.0], [8, 1.5]]}).report(4, None)
+    status = Status({"rungs": [[4, 2.0], [8, 1.5]]}).report(Rung(4, None))
     assert status.rungs == (Rung(4, None),)
+
+
+def test_a_rung_keeps_the_metric_by_which_a_run_is_judged() -> None:
+    judged = Rung(4, 1.5, 0.25, (0.1, 0.4))
+    status = Status().report(Rung(2, 2.0)).report(judged)
+    assert status.content["rungs"] == [[2, 2.0], [4, 1.5, 0.25, [0.1, 0.4]]]
+    assert status.rungs == (Rung(2, 2.0), judged)
+    stopped = status.halve("validation field F1 25.0 %")
+    assert "(validation field F1 25.0 %, validation loss 1.5000)" in str(stopped.error)
+    assert stopped.halved == Halved(4, 1.5, 1, 0.25)
+    by_loss = status.halve()
+    assert by_loss.halved == Halved(4, 1.5, 1)
 
 
 def test_a_run_that_cannot_share_a_pack_says_why_and_starts_without_it(
@@ -72,7 +84,7 @@ def test_the_error_alone_decides_nothing() -> None:
 def test_a_resumed_run_keeps_its_start_its_rungs_and_unknown_keys(record: RunDirectory) -> None:
     record.start()
     record.update(started="2026-01-01T00:00:00+00:00", note="of another version", tries=2)
-    record.change_status(lambda status: status.report(4, 1.0).pause())
+    record.change_status(lambda status: status.report(Rung(4, 1.0)).pause())
     assert record.read_status().outcome is Outcome.paused
     record.start(resumed=True)
     status = record.read_status()
@@ -191,10 +203,10 @@ def test_every_file_of_a_run_moves_to_previous_when_it_starts_anew(record: RunDi
     assert set(KEPT_FILES) == {RunFile.status, RunFile.log, RunFile.hydra, RunFile.lock}
 
 
-def test_a_run_that_is_resumed_keeps_its_checkpoints_and_sample(record: RunDirectory) -> None:
+def test_a_run_that_is_resumed_keeps_its_checkpoints_and_answers(record: RunDirectory) -> None:
     write_every_file(record)
     record.clear(keep_checkpoints=True)
-    kept = {*KEPT_FILES, RunFile.checkpoints, RunFile.sample}
+    kept = {*KEPT_FILES, RunFile.checkpoints, RunFile.validation}
     assert {name for name in RunFile if record.file(name).exists()} == kept
 
 

@@ -21,6 +21,7 @@ from hydratune.sweeps.options import HalvingOptions, PackOptions
 from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.sweeps.pack_job import Pack
 from hydratune.sweeps.watch import Heartbeat
+from hydratune.training.protocols import RungScore
 from run_files import states
 from test_config import compose
 
@@ -96,7 +97,7 @@ def test_the_next_best_job_is_resumed_in_place_of_a_winner_that_fails(
             done.append((name, step))
             record.checkpoints.mkdir(exist_ok=True)
             checkpoint.write_text(str(step))
-            if not context.schedule.may_continue(step, losses[name]):
+            if not context.schedule.may_continue(step, RungScore(losses[name])):
                 raise Paused
         if name != "0":
             raise RunError("its file cannot be read")

@@ -37,7 +37,9 @@ def test_the_page_of_a_run_shows_the_values_of_metrics_json(hydratune: Command, 
     metrics = json.loads((run / "metrics.json").read_text())
     for words in (
         "smoke: finished",
-        f"{metrics['eval/nll']:,.4g} [",
+        f'<td class="n">{metrics["eval/nll"]:.3f} <small>[',
+        "<h1>tiny-random-llama on contracts, lr=",
+        "1 epoch, at most 4 steps</h1>",
         "base, zero-shot",
         "fine-tuned against base, zero-shot",
         "canaries: exposure",
@@ -88,7 +90,7 @@ def test_texts_are_escaped_and_the_worst_answers_come_first(run: Path) -> None:
     page = run_report.render(RunDirectory(run))
     assert EVIL not in page and page.count("&lt;script&gt;alert(1)") == 2
     assert page.index(
-        f"row {lines[1]['id']} · 0.00 · leaks from training · cut before its end"
+        f"row {lines[1]['id']} · 0 % · leaks from training · cut before its end"
     ) < page.index(f"row {lines[0]['id']}")
 
 

@@ -105,15 +105,15 @@ def test_all_problems_of_a_search_space_are_reported_at_once() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        ["val/loss:min", "eval/field_f1:max"],
-        {"val/loss": "min", "eval/field_f1": "max"},
-        OmegaConf.create(["val/loss:min", "eval/field_f1:max"]),
-        OmegaConf.create({"val/loss": "min", "eval/field_f1": "max"}),
+        ["val/loss:min", "val/field_f1:max"],
+        {"val/loss": "min", "val/field_f1": "max"},
+        OmegaConf.create(["val/loss:min", "val/field_f1:max"]),
+        OmegaConf.create({"val/loss": "min", "val/field_f1": "max"}),
     ],
 )
 def test_objectives_are_read_from_a_list_or_a_mapping(given: Any) -> None:
-    assert read_objectives(given) == [*LOSS, SearchObjective("eval/field_f1", "max")]
-    assert read_objectives("eval/field_f1/law:max") == [SearchObjective("eval/field_f1/law", "max")]
+    assert read_objectives(given) == [*LOSS, SearchObjective("val/field_f1", "max")]
+    assert read_objectives("val/field_f1/law:max") == [SearchObjective("val/field_f1/law", "max")]
 
 
 @pytest.mark.parametrize(

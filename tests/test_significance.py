@@ -195,7 +195,7 @@ def test_too_few_rows_have_no_interval_in_any_output(hydratune: Command, tmp_pat
     flat = " ".join(text.split())
     assert (
         code == 0
-        and flat.count("too few independent rows for an interval: 4") == 2
+        and flat.count("(too few rows) p") == 2
         and "4 independent test rows can hardly distinguish" in flat
     ), text
     with (tmp_path / "s" / "comparison" / "runs.csv").open(newline="") as stream:
@@ -206,7 +206,7 @@ def test_too_few_rows_have_no_interval_in_any_output(hydratune: Command, tmp_pat
     )
     assert rows[1]["less_the_best/nll/seeds"] == "False"
     page = (tmp_path / "s" / "comparison" / "report.html").read_text()
-    assert "(too few independent rows for an interval: 4)" in page
+    assert page.count("(too few rows) p") == 2 and "4 independent test rows can hardly" in page
     code, text = hydratune("compare", "baseline=s/a", "candidate=s/b")
     flat = " ".join(text.split())
     assert (

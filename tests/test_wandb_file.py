@@ -187,8 +187,9 @@ def test_a_resumed_run_is_one(tmp_path: Path) -> None:
     later = tmp_path / "wandb" / "run-20260101_010000-ida" / "run-ida.wandb"
     later.parent.mkdir()
     later.write_bytes(log(run("a", 0.5, started=9)))
-    (only,) = collect_runs([tmp_path])
-    assert only.objective == 0.5 and len(only.history()) == 4
+    for given in ([tmp_path], sorted(tmp_path.glob("wandb/*/*.wandb"))):
+        (only,) = collect_runs(given)
+        assert only.objective == 0.5 and len(only.history()) == 4
 
 
 def test_other_validation_rows_are_not_ranked(tmp_path: Path) -> None:
@@ -214,3 +215,27 @@ def test_runs_of_another_program(tmp_path: Path) -> None:
         {"train/global_step": 5.0, "eval/loss": 1.5, "step": 5.0, "val/loss": 1.5}
     ]
     assert compare([only], Criterion("eval/loss")).best is not None
+
+
+def test_a_run_that_is_given_twice_is_one_and_equal_titles_are_distinguished(
+    tmp_path: Path,
+) -> None:
+    """As by ``wandb/*/*.wandb``, of which ``latest-run`` is a link to another folder."""
+    write(tmp_path, "a", log(run("a", 0.5)))
+    write(tmp_path, "b", log(run("b", 0.4)))
+    folder = tmp_path / "wandb"
+    (folder / "latest-run").symlink_to(folder / "offline-run-20260101_000000-idb")
+    files = sorted(folder.glob("*/*.wandb"))
+    assert len(files) == 3
+    runs = collect_runs(files)
+    assert sorted(run.name for run in runs) == ["a", "b"]
+    assert all(len(run.history()) == 2 for run in runs)
+    assert sorted(run.name for run in collect_runs([folder, *files])) == ["wandb/a", "wandb/b"]
+
+
+def test_equal_titles_are_followed_by_the_id(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        records = run(name, 0.5)
+        records[0].run.display_name = "same"
+        write(tmp_path, name, log(records))
+    assert sorted(run.name for run in collect_runs([tmp_path])) == ["same (idx)", "same (idy)"]

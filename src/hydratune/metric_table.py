@@ -1,6 +1,7 @@
 """The table of metrics: name, title, unit, direction and family of every number in metrics.json.
 
-Terminal tables, reports, comparisons, W&B and searches take all they know of a metric from here.
+Terminal tables, reports, comparisons, W&B and searches take all they know of a metric from here;
+``metric_format`` writes the values.
 
 To add a metric that scores one answer at a time, write its function in evaluation/families.py
 (``@per_answer``) and give it one row in ``ANSWER_METRICS``, whose ``families`` is the name of the
@@ -15,6 +16,7 @@ from enum import Enum
 OBJECTIVE = "objective"  # the validation loss under the name by which runs are ranked
 LIKELIHOOD, GENERATION = "likelihood", "generation"  # measured in every evaluation of answers
 PACKAGE_METRICS = "hydratune.metrics"  # entry points of packages that bring other metrics
+VALIDATION = "val"  # what a metric of the validation rows begins with: val/loss, val/field_f1
 _ANY = "*"  # the last part of a row's name that stands for every field, class or package
 
 
@@ -184,7 +186,7 @@ def find(key: str) -> Metric | None:
     """Return the row of a name of metrics.json, or None."""
     system, name = split_system(key)
     if system is None:
-        return run_metric(key)
+        return run_metric(key) or answer_metric(_on_validation(key))
     return _CLEAN_ROWS if name == _CLEAN_ROWS.name else answer_metric(name)
 
 
@@ -197,11 +199,20 @@ def split_system(key: str) -> tuple[str | None, str]:
     return (system, name) if slash and name and whole in SYSTEM_TITLES else (None, "")
 
 
+def _on_validation(key: str) -> str:
+    """Return ``field_f1`` for ``val/field_f1``, and "" for what is not of the validation rows."""
+    system, _, name = key.partition("/")
+    return name if system == VALIDATION else ""
+
+
 def title(key: str) -> str:
     """Return the title of a name of metrics.json; of a metric without a row, its name in words."""
     system, name = split_system(key)
     row = find(key)
     if system is None:
+        name = _on_validation(key) if run_metric(key) is None else ""
+        if name and row is not None:
+            return f"validation {row.title.format(name.partition('/')[2])}"
         return row.title if row is not None else key.replace("/", ": ").replace("_", " ")
     own = row.title.format(name.partition("/")[2]) if row is not None else name.replace("_", " ")
     return f"{_system_prefix(system)}{own}"
@@ -253,15 +264,6 @@ def main_metric(measured: Container[str], prefix: str = "eval/") -> str | None:
 def cost_headings() -> dict[str, str]:
     """Return the costs that stand in columns of a comparison, with their headings."""
     return {row.name: row.short for row in RUN_METRICS if row.short}
-
-
-def written(key: str, value: float | None) -> str:
-    """Return a value as text without its unit: bytes in GiB, seconds and tokens whole."""
-    if value is None:
-        return "-"
-    if unit(key) is Unit.bytes:
-        return f"{value / 2**30:.2f}"
-    return f"{value:,.0f}" if key in cost_headings() and value >= 10 else f"{value:.4g}"
 
 
 def families() -> tuple[str, ...]:

@@ -173,10 +173,8 @@ KILL = (*KILLED, "trainer.checkpoint_minutes=1e-9", "trainer.accumulate_grad_bat
 COMMANDS: tuple[Command, ...] = (
     one_run(
         "lora",
-        "LoRA, with both baselines and answers during training",
+        "LoRA, with both baselines",
         "evaluation.baselines=[base,fewshot]",
-        "evaluation.every_steps=2",
-        "evaluation.sample=2",
     ),
     one_run(
         "lora_dropout",

@@ -26,8 +26,9 @@ class RandomSweeperConfig:
     # trials handed to the launcher together: with hydra/launcher=pack they share a process
     batch: int = 4
     seed: int = 0
-    # METRIC:min or METRIC:max, as in metrics.json; or a list or mapping of several
-    objectives: Any = "val/loss:min"
+    # METRIC:min or METRIC:max, as in metrics.json; or a list or mapping of several; null: what
+    # trainer.monitor names
+    objectives: Any = None
     # of the sampler's class in Optuna, for example n_startup_trials
     options: dict[str, Any] = field(default_factory=dict)
     # a journal file, or the URL of a database; null: study.log in the sweep's folder

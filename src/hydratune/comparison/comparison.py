@@ -4,12 +4,14 @@
 """
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hydratune import metric_table
 from hydratune.comparison import effects
-from hydratune.comparison.conditions import differing_conditions, why_not_comparable
-from hydratune.comparison.criterion import Criterion, unknown_metric
+from hydratune.comparison.conditions import differing_conditions, set_aside_incomparable
+from hydratune.comparison.criterion import Criterion, default_criterion, monitored, unknown_metric
 from hydratune.comparison.effects import Effect, find_effects
 from hydratune.comparison.entries import (
     Entry,
@@ -28,7 +30,9 @@ from hydratune.comparison.formatting import (
 from hydratune.comparison.fronts import ParetoFront, measured_metrics, pareto_fronts
 from hydratune.comparison.runs import Run, nested_value
 from hydratune.comparison.ties import PairedTest, Significance, compare_with_best, main_metric
-from hydratune.metric_table import cost_headings, title
+from hydratune.metric_format import with_unit
+from hydratune.metric_table import VALIDATION, cost_headings, title
+from hydratune.settings.monitor import LOSS, Monitor
 
 _ALWAYS_SHOWN = (
     "eval/schema_valid",
@@ -55,6 +59,7 @@ class Comparison:
     keys: tuple[str, ...]  # settings that vary, without the seed if it makes replicates
     metrics: tuple[str, ...]  # shown beside the criterion
     why_not_ranked: str | None
+    set_aside: str | None  # which runs were set aside and why, in a sentence
     notes: tuple[str, ...]  # what a reader should know before believing the ranking
     paired_tests: Mapping[int, Mapping[str, PairedTest]]  # position -> metric -> test
     seed_p_values: Mapping[int, float]  # position -> p that its mean score differs from the best
@@ -111,14 +116,27 @@ class Comparison:
     def describe(self, entry: Entry, *, short: bool = False) -> str:
         """Return the settings of an entry that vary; of a single run with many, its name.
 
-        ``short``: with short names, for a table.
+        Entries with equal settings are distinguished by the names of their first runs. ``short``:
+        with short names, for a table.
         """
         keys = [key for key in self.keys if key in entry.settings]
+        name = f"run {entry.runs[0].name}"
         if len(keys) > _MANY and len(entry.runs) == 1:
-            return f"run {entry.runs[0].name}"
+            return name
         names = self.short_names if short else {key: key for key in keys}
         parts = [f"{names[key]}={self.format_setting(key, entry.settings[key])}" for key in keys]
-        return ", ".join(parts) or "these settings"
+        text = ", ".join(parts)
+        if self._times_shown[self._shown_settings(entry)] > 1:
+            return f"{text} ({name})" if text else name
+        return text or "these settings"
+
+    def _shown_settings(self, entry: Entry) -> tuple[str, ...]:
+        own = entry.settings
+        return tuple(self.format_setting(key, own[key]) if key in own else "" for key in self.keys)
+
+    @functools.cached_property
+    def _times_shown(self) -> Counter[tuple[str, ...]]:
+        return Counter(map(self._shown_settings, self.ranked))
 
     def indistinguishable(self) -> list[Entry]:
         """Return the entries that no test distinguishes from the best, by rows or by seeds."""
@@ -148,16 +166,16 @@ def compare(
     confidence: float = 0.95,
     tests: bool = True,
 ) -> Comparison:
-    """Compare ``runs`` by the criterion ``by``.
+    """Compare ``runs`` by the criterion ``by``; None: by what they monitor.
 
     ``pareto``: two metrics to weigh against each other. ``tests``: pair the test rows with those of
     the best entry. Raises ``InputError`` if no finished run has a metric that was asked for.
     """
-    by = by or Criterion()
+    by = by or default_criterion(runs)
+    runs, set_aside, why_not_ranked = set_aside_incomparable(runs, by)
     ranked = group_runs(runs, by)
     if by.metric != "objective" and not any(entry.scores for entry in ranked):
         raise unknown_metric("metric", by.metric, measured_metrics(runs))
-    why_not_ranked = why_not_comparable(ranked, by)
     if why_not_ranked:
         ranked = _without_order(ranked)
     keys = _compared_settings(runs, ranked)
@@ -173,6 +191,7 @@ def compare(
         tuple(keys),
         tuple(_metrics_beside(runs, by, main)),
         why_not_ranked,
+        set_aside,
         tuple(_notes(runs, ranked, by, keys, significance, own_effects)),
         significance.on_rows,
         significance.on_seeds,
@@ -185,7 +204,7 @@ def compare(
 
 def _compared_settings(runs: Sequence[Run], ranked: Sequence[Entry]) -> list[str]:
     """Return the settings that vary, without the seed if an entry has several."""
-    keys = varying_settings(runs)
+    keys = varying_settings([run for run in runs if not run.set_aside])
     if any(len(entry.runs) > 1 for entry in ranked):
         seeds = seed_keys(runs)
         keys = [key for key in keys if key not in seeds]
@@ -205,23 +224,37 @@ def _without_order(ranked: Sequence[Entry]) -> list[Entry]:
 def _test_entries(
     ranked: Sequence[Entry], by: Criterion, main: str | None, confidence: float, *, tests: bool
 ) -> Significance:
-    """Test all entries against the first by the criterion or the main metric, and by NLL."""
+    """Test all entries against the first by the criterion or the main metric, and by NLL.
+
+    A criterion of answers to the validation rows is tested on these, the others on the test rows.
+    """
     if len(ranked) < 2:
         return Significance()
     criterion = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else None
-    names = [name for name in dict.fromkeys([criterion or main, "nll"]) if name] if tests else []
-    return compare_with_best(ranked, names, confidence, criterion=criterion)
+    names: list[str | None] = [criterion or main, "nll"]
+    if by.metric.startswith(f"{VALIDATION}/") and by.metric != LOSS:
+        criterion = by.metric
+        names = [criterion, *names]
+    tested = [name for name in dict.fromkeys(names) if name] if tests else []
+    return compare_with_best(ranked, tested, confidence, criterion=criterion)
 
 
 def _metrics_beside(runs: Sequence[Run], by: Criterion, main: str | None) -> list[str]:
     """Return the metrics to show beside the criterion, of those that runs have."""
     names = [
         *([] if by.metric == "objective" else ["val/loss"]),
+        *[name for run in runs if (name := _validation_metric(run)) is not None],
         *([f"eval/{main}"] if main else []),
         *_ALWAYS_SHOWN,
     ]
     others = [name for name in dict.fromkeys(names) if name != by.metric]
     return [name for name in others if any(_is_informative(run, name) for run in runs)]
+
+
+def _validation_metric(run: Run) -> str | None:
+    """Return the metric that says best how good a run's answers to the validation rows are."""
+    name = metric_table.main_metric(run.metrics, f"{VALIDATION}/")
+    return None if name is None else f"{VALIDATION}/{name}"
 
 
 def _is_informative(run: Run, name: str) -> bool:
@@ -245,12 +278,12 @@ def _notes(
             f"chosen by {title(by.metric)} on the test rows: the score of the best is"
             " optimistically biased; choose on validation"
         )
-    notes += significance.notes
+    notes += _notes_on_choice(ranked, by) + list(significance.notes)
     notes += [f"run {run.name}: {damage}" for run in runs for damage in run.damage]
     partly_finished = [entry for entry in ranked if 0 < len(entry.finished) < len(entry.runs)]
     notes += [_note_on_seeds(entry, keys) for entry in partly_finished]
     notes += _note_on_logged_runs(runs) + _note_on_truncation(runs)
-    notes += differing_conditions([run for run in runs if run.environment])
+    notes += differing_conditions([r for r in runs if r.environment and not r.set_aside])
     finished = sum(len(entry.scores) for entry in ranked)
     has_importances = any(effect.importance is not None for effect in own_effects)
     if finished >= effects.MIN_RUNS and len(own_effects) > 1 and not has_importances:
@@ -258,6 +291,37 @@ def _notes(
             "no importances: a forest fitted to these runs does not predict the runs that it was"
             " not fitted to"
         )
+    return notes
+
+
+def _notes_on_choice(ranked: Sequence[Entry], by: Criterion) -> list[str]:
+    """Return which other metric of the validation rows would choose another run."""
+    runs = [run for entry in ranked for run in entry.finished]
+    notes = []
+    monitors = list(dict.fromkeys(str(monitored(run).metric) for run in runs))
+    if len(monitors) > 1:
+        notes.append(
+            f"the weights of these runs were chosen by different metrics ({', '.join(monitors)})"
+        )
+    measured = set.intersection(*[set(run.metrics) for run in runs]) if runs else set()
+    answers = metric_table.main_metric(measured, f"{VALIDATION}/")
+    names = [LOSS, *([f"{VALIDATION}/{answers}"] if answers else [])]
+    chosen = ranked[0].finished[:1] if ranked else []
+    if by.on_test or not chosen:
+        return notes
+    for name in names:
+        other = group_runs(runs, Criterion(name, metric_table.lower_is_better(name) is not False))
+        best = other[0]
+        is_same = best.runs[0].path in {run.path for run in ranked[0].runs}
+        if name == by.metric or best.mean is None or is_same:
+            continue
+        own = group_runs(ranked[0].runs, best.by)[0].mean
+        if own != best.mean:
+            notes.append(
+                f"the {Monitor.read(name).title} would choose another run:"
+                f" {best.finished[0].name} ({with_unit(name, best.mean)}, and"
+                f" {'-' if own is None else with_unit(name, own)} for the best above)"
+            )
     return notes
 
 

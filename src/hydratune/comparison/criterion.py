@@ -1,11 +1,13 @@
 """The criterion by which runs are ranked."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from hydratune.comparison.runs import Run, nested_value
 from hydratune.errors import InputError
 from hydratune.metric_table import OBJECTIVE, lower_is_better, split_system
+from hydratune.settings.monitor import LOSS, MODES, Monitor
 
 _MOST_SUGGESTIONS = 3
 _MOST_NAMES = 12  # of metrics in a message
@@ -19,15 +21,41 @@ class Criterion:
     lower: bool = True
 
     @property
+    def on_validation_answers(self) -> bool:
+        """Whether it is measured on answers to validation rows, as val/field_f1 is."""
+        return self.metric.startswith("val/") and self.metric != "val/loss"
+
+    @property
     def on_test(self) -> bool:
         """Whether runs are chosen on the test rows, which biases the score of the best."""
         return split_system(self.metric)[0] is not None
 
 
+def monitored(run: Run) -> Monitor:
+    """Return the metric by which the weights of a run were chosen."""
+    settings = nested_value(run.metrics, "settings", "objective")
+    metric, mode = nested_value(settings, "metric"), nested_value(settings, "mode")
+    if isinstance(metric, str) and mode in MODES:
+        return Monitor(metric, MODES[mode])
+    return Monitor()
+
+
+def default_criterion(runs: Iterable[Run]) -> Criterion:
+    """Return by what runs are ranked unless a metric is named: what all of them monitor, and where
+    they monitor different metrics the validation loss.
+    """
+    monitors = {monitored(run) for run in runs if run.objective is not None}
+    if len(monitors) > 1:
+        return Criterion(LOSS)
+    monitor = next(iter(monitors), Monitor())
+    return Criterion() if monitor.is_loss else Criterion(monitor.metric, monitor.lower)
+
+
 def parse_criterion(
     metric: str | None, mode: str | None, measured: Collection[str] | None = None
-) -> Criterion:
-    """Return the criterion that the options ``metric`` and ``mode`` (min or max) ask for.
+) -> Criterion | None:
+    """Return the criterion that the options ``metric`` and ``mode`` (min or max) ask for; None if
+    they name no metric.
 
     ``measured``: the metrics that runs have. Raises ``InputError`` for an unknown metric, and for
     one whose direction is neither known nor given.
@@ -40,7 +68,7 @@ def parse_criterion(
                 "mode = max: the validation loss is better when it is lower; name another"
                 " metric=... for this"
             )
-        return Criterion()
+        return None
     if measured is not None and metric not in measured:
         raise unknown_metric("metric", metric, measured)
     if mode is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hydratune.comparison.criterion import Criterion
 from hydratune.comparison.formatting import canonical, format_value
 from hydratune.comparison.runs import Run
+from hydratune.settings.monitor import LOSS
 
 _IGNORED = ("name", "preview", "resume", "tracking")  # settings, and a group, not to be compared
 _SHOWN_FIRST = ("optimizer", "adapter", "trainer")  # groups of settings
@@ -62,7 +63,7 @@ def group_runs(runs: Sequence[Run], by: Criterion | None = None) -> list[Entry]:
     for run in runs:
         compared = {key: value for key, value in run.settings.items() if _is_compared(key)}
         settings = sorted((k, canonical(v)) for k, v in compared.items() if k not in seeds)
-        identity = tuple(settings) or run.path
+        identity = tuple(settings) or run.path, bool(run.set_aside)
         repeated = (identity, str(run.settings.get("seed")))
         repetitions[repeated] = repetitions.get(repeated, 0) + 1
         groups.setdefault((identity, repetitions[repeated]), []).append(run)
@@ -70,7 +71,16 @@ def group_runs(runs: Sequence[Run], by: Criterion | None = None) -> list[Entry]:
         Entry(tuple(sorted(group, key=lambda run: _run_order(run, by))), by)
         for group in groups.values()
     ]
-    return sorted(entries, key=lambda entry: (_cost(entry.mean, by), _run_order(entry.runs[0], by)))
+    return sorted(
+        entries,
+        key=lambda entry: (_cost(entry.mean, by), _mean_loss(entry), _run_order(entry.runs[0], by)),
+    )
+
+
+def _mean_loss(entry: Entry) -> float:
+    """Return the mean validation loss, which decides between entries with equal scores."""
+    losses = [loss for run in entry.finished if (loss := run.value(LOSS)) is not None]
+    return statistics.fmean(losses) if losses else math.inf
 
 
 def seed_keys(runs: Sequence[Run]) -> set[str]:
@@ -89,11 +99,17 @@ def seed_keys(runs: Sequence[Run]) -> set[str]:
 def varying_settings(runs: Sequence[Run]) -> list[str]:
     """Return the settings that differ between runs, those that are usually compared first.
 
-    The seed is one of them if it varies.
+    The seed is one of them if it varies. A run that lacks a setting has another value of it than
+    the others, unless few of its settings are known at all.
     """
     keys = dict.fromkeys(key for run in runs for key in run.settings if _is_compared(key))
-    recorded = [run.settings for run in runs if run.settings]
-    varying = [k for k in keys if len({canonical(own.get(k)) for own in recorded}) > 1]
+    recorded = [run for run in runs if run.settings]
+
+    def values(key: str) -> set[str]:
+        known = [run for run in recorded if key in run.settings or not run.partial]
+        return {canonical(run.settings.get(key)) for run in known}
+
+    varying = [key for key in keys if len(values(key)) > 1]
     return sorted(varying, key=lambda key: key.rpartition(".")[0] not in _SHOWN_FIRST)
 
 
@@ -115,8 +131,10 @@ def _cost(score: float | None, by: Criterion) -> float:
     return score if by.lower else -score
 
 
-def _run_order(run: Run, by: Criterion) -> tuple[bool, float, bool, int, float, str]:
-    """Return a sort key: finished runs by score, halved ones by their last step, others by name."""
+def _run_order(run: Run, by: Criterion) -> tuple[bool, float, bool, bool, int, float, str]:
+    """Return a sort key: finished runs by score, then those that were set aside, then halved ones
+    by their last step, and others by name.
+    """
     score, halved = score_of(run, by), run.halved
     cost = 0.0 if score is None else _cost(score, by)
     step, last_loss = 0, 0.0
@@ -124,4 +142,4 @@ def _run_order(run: Run, by: Criterion) -> tuple[bool, float, bool, int, float, 
         step, last_loss = halved.step, math.inf
         if halved.value is not None and math.isfinite(halved.value):
             last_loss = halved.value
-    return score is None, cost, not halved, -step, last_loss, str(run.path)
+    return score is None, cost, not run.set_aside, not halved, -step, last_loss, str(run.path)

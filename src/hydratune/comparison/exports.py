@@ -8,13 +8,12 @@ from pathlib import Path
 
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.entries import Entry, score_of, varying_settings
-from hydratune.comparison.formatting import format_mean, format_score
 from hydratune.comparison.pictures import FORMATS, draw_pictures
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import PairedTest
 from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import InputError
-from hydratune.metric_table import title
+from hydratune.metric_format import heading, mean_and_spread, with_interval
 from hydratune.records.files import atomic, write_text
 
 TABLES = ("csv", "parquet", "markdown", "latex")
@@ -77,6 +76,7 @@ def _record(
     is_ranked = score_of(run, compared.by) is not None and not compared.why_not_ranked
     record: ExportRow = {
         "place": position + 1 if is_ranked else None,
+        "name": run.name,
         "run": str(run.path),
         "state": describe_state(run),
     }
@@ -136,19 +136,20 @@ def _ranking(compared: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return (headings, one row for each entry), as in the ranking on the terminal."""
     headings = [
         "",
+        "run",
         *(compared.short_names[key] for key in compared.keys),
         *(["seeds"] if compared.has_replicates else []),
-        title(compared.by.metric),
-        *map(title, compared.metrics),
+        heading(compared.by.metric),
+        *map(heading, compared.metrics),
         *(["against the best"] if compared.paired_tests else []),
     ]
     rows = []
     for position, entry in enumerate(compared.ranked):
         rank = str(position + 1) if entry.scores and not compared.why_not_ranked else "-"
-        row = [rank]
+        row = [rank, ", ".join(run.name for run in entry.runs)]
         row += [compared.format_setting(key, entry.settings.get(key)) for key in compared.keys]
         row += [str(len(entry.finished))] if compared.has_replicates else []
-        score = format_mean(entry.scores, format_score)
+        score = mean_and_spread(compared.by.metric, entry.scores)
         row.append(score if entry.scores else describe_state(entry.runs[0]))
         row += [_measured(entry, key) for key in compared.metrics]
         row += [describe_outcome(compared, position)] if compared.paired_tests else []
@@ -158,9 +159,9 @@ def _ranking(compared: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def _measured(entry: Entry, metric: str) -> str:
     values = [value for run in entry.finished if (value := run.value(metric)) is not None]
-    text = format_mean(values, "{:.3g}".format)
-    interval = entry.finished[0].interval(metric) if len(entry.finished) == 1 else None
-    return f"{text} [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else text
+    if len(entry.finished) == 1 and values:
+        return with_interval(metric, values[0], entry.finished[0].interval(metric))
+    return mean_and_spread(metric, values)
 
 
 def markdown(compared: Comparison) -> str:

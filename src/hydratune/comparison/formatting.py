@@ -1,7 +1,6 @@
-"""How settings and numbers of a comparison are written: short, and the same everywhere."""
+"""How settings and p values of a comparison are written: short, and the same everywhere."""
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 _LEAST_P = 1e-4  # smaller p values are written as "< 0.0001"
 _LONGEST = 24  # letters of a setting
@@ -45,22 +44,9 @@ def format_distinct(values: Sequence[object]) -> dict[str, str]:
     return texts
 
 
-def format_score(value: float) -> str:
-    """Return a loss or a score with four decimals, or in exponent form if those hide it."""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
-
-
 def format_p(p: float) -> str:
     """Return a p value with its sign, to follow the letter p: "= 0.03", "< 0.0001"."""
     return f"< {_LEAST_P:g}" if p < _LEAST_P else f"= {p:.2g}"
-
-
-def format_mean(values: Sequence[float], write: Callable[[float], str] = format_value) -> str:
-    """Return "mean ± standard deviation", the mean alone for one value, "-" for none."""
-    if not values:
-        return "-"
-    mean = write(statistics.fmean(values))
-    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
 def format_list(names: Sequence[str], most: int, separator: str = ", ") -> str:

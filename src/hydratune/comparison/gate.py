@@ -17,7 +17,9 @@ from hydratune.comparison.ties import ONE_SEED, ScoredRows, main_metric, read_sc
 from hydratune.errors import InputError
 from hydratune.evaluation.measures import comparison, difference
 from hydratune.evaluation.statistics import Difference, corrected
-from hydratune.metric_table import lower_is_better, title
+from hydratune.metric_format import difference as format_difference
+from hydratune.metric_format import difference_form, heading, written
+from hydratune.metric_table import Unit, lower_is_better, title, unit
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.paths import expanded
 
@@ -43,8 +45,13 @@ class MetricLimit:
     relative: bool  # to the baseline's value
 
     def __str__(self) -> str:
-        sign, scale, percent = "<" if self.below else ">", 100 if self.relative else 1, " %"
-        return f"{self.metric} {sign} {scale * self.number:+g}{percent * self.relative}"
+        sign = "<" if self.below else ">"
+        if self.relative:
+            return f"{self.metric} {sign} {100 * self.number:+g} %"
+        limit = f"{self.metric} {sign} {self.number:+g}"
+        if unit(self.metric) is not Unit.rate:
+            return limit
+        return f"{limit} ({100 * self.number:+g} points)"
 
 
 @dataclass(frozen=True)
@@ -291,13 +298,13 @@ def results_table(checked: Sequence[CheckedMetric], confidence: float) -> Table:
     table.add_column("fails if")
     table.add_column("")
     for metric in checked:
-        change, paired = metric.candidate - metric.baseline, metric.difference
-        interval = f" {escape(paired.interval_text('+.4f'))}" if paired else ""
+        key, change, paired = metric.metric, metric.candidate - metric.baseline, metric.difference
+        interval = f" {escape(paired.interval_text(*difference_form(key)))}" if paired else ""
         table.add_row(
-            escape(title(metric.metric)),
-            f"{metric.baseline:.4f}",
-            f"{metric.candidate:.4f}",
-            f"{change:+.4f}{interval}" if math.isfinite(change) else "-",
+            escape(heading(key)),
+            written(key, metric.baseline),
+            written(key, metric.candidate),
+            f"{format_difference(key, change)}{interval}" if math.isfinite(change) else "-",
             format_p(paired.p).removeprefix("= ") if paired else "-",
             escape(metric.limit),
             "[bold red]FAIL" if metric.failed else "[green]ok",

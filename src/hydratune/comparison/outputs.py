@@ -21,10 +21,12 @@ def end_of_sweep(folder: Path, names: Collection[str], *, best: bool = True) -> 
     ``best``: also print which run is the best; a search does that itself.
     """
     compared = compare([run for run in collect_runs([folder]) if run.path.name in names])
-    for table in tables(compared):
-        console.print(table)
     for line in verdict(compared) if best else ():
         console.print(escape(line.replace(f"{Path.cwd()}/", "")), soft_wrap=True)
+    for note in compared.notes:
+        console.print(f"[yellow]note: {escape(note)}", soft_wrap=True)
+    for table in tables(compared):
+        console.print(table)
     try:
         write_page(compared, folder / "comparison", folder.name)
     except Exception:  # the page must not make a sweep fail

@@ -21,7 +21,21 @@ let data;
 let visibleRuns; // the indices of the runs that match the filter and the selected ranges
 const runLabel = run => `${run.name}${run.place ? ` (#${run.place})` : ""}`;
 const describeRun = run => `${runLabel(run)}: ${data.settings.map(key => `${shortName(key)}=${run.cells[key]}`).join(", ")}`;
-const valueOfRun = (run, key) => (key === data.objective.key ? run.objective : key in run.settings ? run.settings[key] : run.measured[key]);
+const metricOf = key => (key === data.objective.key ? data.objective : data.metrics.find(m => m.key === key));
+const scaled = (key, value) => (isNumber(value) ? +(value * (metricOf(key)?.scale ?? 1)).toPrecision(10) : value); // in the unit of the metric's title
+const valueOfRun = (run, key) => (key === data.objective.key ? scaled(key, run.objective) : key in run.settings ? run.settings[key] : scaled(key, run.measured[key]));
+function distinctTexts(numbers) { // with as few digits as keep different numbers different
+  for (let digits = 3; digits < 17; digits++) {
+    const texts = numbers.map(v => String(+v.toPrecision(digits)));
+    if (new Set(texts).size === new Set(numbers).size) return texts;
+  }
+  return numbers.map(String);
+}
+function roundTicks(low, high, count = 5) { // multiples of 1, 2 or 5 times a power of ten
+  const least = (high - low) / count, power = 10 ** Math.floor(Math.log10(least));
+  const step = [1, 2, 5, 10].map(factor => factor * power).find(step => step >= least * (1 - 1e-9)), first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => +((first + i) * step).toPrecision(12));
+}
 
 function plotLayout(more) {
   const axis = { exponentformat: "power", gridcolor: cssColour("--line"), zerolinecolor: cssColour("--line"), automargin: true };
@@ -72,10 +86,9 @@ function newDimension(key, title) {
   if (definedValues.length === values.length && definedValues.every(isNumber)) {
     const low = Math.min(...definedValues), high = Math.max(...definedValues), different = [...new Set(definedValues)].sort((a, b) => a - b);
     const log = low > 0 && high / low >= 10, scale = log ? Math.log10 : v => v;
-    const ticks = different.length <= 8 ? { tickvals: different.map(scale), ticktext: different.map(formatValue) }
-      : log ? { tickvals: [0, 1, 2, 3, 4].map(i => scale(low) + i * (scale(high) - scale(low)) / 4) } : {};
-    if (log && !ticks.ticktext) ticks.ticktext = ticks.tickvals.map(v => (10 ** v).toPrecision(2));
-    return { key, title, position: run => { const v = valueOfRun(run, key); return isNumber(v) ? scale(v) : null; }, ...ticks };
+    let ticks = different;
+    if (different.length > 8 || metricOf(key)) ticks = log ? [0, 1, 2, 3, 4].map(i => low * (high / low) ** (i / 4)) : high > low ? roundTicks(low, high) : [low];
+    return { key, title, position: run => { const v = valueOfRun(run, key); return isNumber(v) ? scale(v) : null; }, tickvals: ticks.map(scale), ticktext: distinctTexts(ticks) };
   }
   const text = run => run.cells[key] ?? formatValue(valueOfRun(run, key));
   const names = [...new Set(data.runs.map(text))];
@@ -86,9 +99,10 @@ function drawParallelCoordinates() {
   const finished = data.runs.filter(run => isNumber(run.objective));
   const main = data.metrics.filter(m => finished.every(run => isNumber(valueOfRun(run, m.key)))).slice(0, 1).map(m => [m.key, m.title]);
   const axes = [...data.settings.map(key => [key, shortName(key)]), ...main, [data.objective.key, data.objective.title]];
-  dimensions = axes.slice(-14).map(([key, title]) => newDimension(key, title));
+  const varies = ([key]) => new Set(finished.map(run => run.cells[key] ?? valueOfRun(run, key))).size > 1;
+  dimensions = axes.filter(varies).slice(-14).map(([key, title]) => newDimension(key, title));
   const runs = finished;
-  if (runs.length < 2) { $("parallel").hidden = true; return; }
+  if (runs.length < 2 || !dimensions.length) { $("parallel").hidden = true; return; }
   const before = $("parallel-plot").data?.[0]?.dimensions ?? [];
   const trace = {
     type: "parcoords", line: { color: runs.map(run => (data.objective.lower ? -1 : 1) * run.objective), colorscale: "Viridis" },
@@ -129,15 +143,16 @@ function drawCurves() {
   });
   $("curve-note").textContent = traces.length ? "" : visibleRuns.size ? `None of these runs logged a ${kind === "val" ? "validation" : "training"} loss.` : "The filter and the selections exclude every run.";
   $("curve-plot").hidden = !traces.length;
+  const lastStep = Math.max(0, ...traces.flatMap(trace => trace.x));
   traces.sort((a, b) => (a.line.width ?? 0) - (b.line.width ?? 0)); // the best on top
-  drawPlot("curve-plot", traces, { xaxis: { title: { text: "optimizer step" } }, yaxis: { title: { text: `${kind === "val" ? "validation" : "training"} loss` }, type: $("curve-log").checked ? "log" : "linear" } });
+  drawPlot("curve-plot", traces, { xaxis: { title: { text: "optimizer step" }, ...(lastStep <= 10 ? { dtick: 1 } : {}) }, yaxis: { title: { text: `${kind === "val" ? "validation" : "training"} loss` }, type: $("curve-log").checked ? "log" : "linear" } });
 }
 
 function drawScatter(id, x, y, more = []) {
   const runs = data.runs.filter(run => isNumber(run.objective) && valueOfRun(run, x) !== null && valueOfRun(run, x) !== undefined && isNumber(valueOfRun(run, y)));
   const xs = runs.map(run => valueOfRun(run, x)), numbers = xs.every(isNumber), low = Math.min(...xs), high = Math.max(...xs);
-  const intervals = runs.map(run => run.intervals[y]), ys = runs.map(run => valueOfRun(run, y));
-  const titleOf = key => data.metrics.find(m => m.key === key)?.title ?? (key === data.objective.key ? data.objective.title : key);
+  const intervals = runs.map(run => run.intervals[y]?.map(edge => scaled(y, edge))), ys = runs.map(run => valueOfRun(run, y));
+  const titleOf = key => metricOf(key)?.title ?? key;
   const trace = {
     x: numbers ? xs : runs.map(run => run.cells[x] ?? formatValue(valueOfRun(run, x))), y: ys, mode: "markers", type: "scatter", text: runs.map(describeRun), hovertemplate: "%{text}<br>%{x}; %{y}<extra></extra>",
     marker: { size: 9, color: runs.map(run => (run.best ? cssColour("--best") : cssColour("--accent"))), opacity: 0.85 },
@@ -150,7 +165,7 @@ function drawScatter(id, x, y, more = []) {
 
 function drawFront() {
   const x = $("front-x").value, y = $("front-y").value;
-  const lowerIsBetter = key => (key === data.objective.key ? data.objective.lower : data.metrics.find(m => m.key === key)?.lower ?? true);
+  const lowerIsBetter = key => metricOf(key)?.lower ?? true;
   const points = data.runs.filter(run => isNumber(run.objective) && isNumber(valueOfRun(run, x)) && isNumber(valueOfRun(run, y)))
     .map(run => ({ run, a: (lowerIsBetter(x) ? 1 : -1) * valueOfRun(run, x), b: (lowerIsBetter(y) ? 1 : -1) * valueOfRun(run, y) })).sort((p, q) => p.a - q.a || p.b - q.b);
   const paretoFront = [];
@@ -171,8 +186,7 @@ function showDifference() {
     for (const text of [name, formatValue(first), formatValue(second)]) row.insertCell().textContent = text;
   };
   for (const key of data.settings) add(key, a.settings[key], b.settings[key]);
-  add(data.objective.title, a.objective, b.objective);
-  for (const metric of data.metrics) add(metric.title, a.measured[metric.key], b.measured[metric.key]);
+  for (const metric of [data.objective, ...data.metrics]) add(metric.title, valueOfRun(a, metric.key), valueOfRun(b, metric.key));
   add("state", a.state, b.state);
   if (!body.rows.length) body.insertRow().insertCell().textContent = "nothing that varies in this comparison";
 }

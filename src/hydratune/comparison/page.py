@@ -16,10 +16,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hydratune.comparison.comparison import Comparison
-from hydratune.comparison.formatting import format_p, format_score
+from hydratune.comparison.formatting import format_p
 from hydratune.comparison.page_data import PageData, page_data
+from hydratune.comparison.ties import metric_key
 from hydratune.comparison.verdict import describe_difference, verdict
-from hydratune.metric_table import title, written
+from hydratune.metric_format import heading, with_interval
 from hydratune.records.files import write_text
 
 _TEMPLATES = Path(__file__).parent
@@ -55,10 +56,9 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         settings=[{"key": key, "short": compared.short_names[key]} for key in data["settings"]],
         objective=data["objective"],
         describe_difference=describe_difference,
-        titles={name: title(f"eval/{name}") for name in compared.tested_metrics},
-        format_score=format_score,
+        titles={name: heading(metric_key(name)) for name in compared.tested_metrics},
         format_p=format_p,
-        format_metric=written,
+        format_metric=with_interval,
         data=_compress(json.dumps(data, ensure_ascii=False, allow_nan=False)),
         plotly=_plotly(),
     )

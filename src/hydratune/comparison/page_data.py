@@ -9,10 +9,11 @@ from typing import TypedDict
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.entries import score_of, varying_settings
 from hydratune.comparison.runs import Run
-from hydratune.comparison.verdict import describe_outcome, describe_state
+from hydratune.comparison.verdict import describe_outcome, describe_score, describe_state
 from hydratune.errors import RunError
 from hydratune.evaluation.measures import user_text
-from hydratune.metric_table import lower_is_better, title
+from hydratune.metric_format import heading, scale
+from hydratune.metric_table import lower_is_better
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.secrets import mask
@@ -33,11 +34,16 @@ Scalar = int | float | bool | str | None
 
 
 class MetricData(TypedDict):
-    """A metric and the direction in which it is better, None if that is unknown."""
+    """A metric, and how its values are shown.
+
+    ``lower``: whether lower values are better, None if that is unknown. ``scale``: of the number
+    that is shown, whose unit is in the title, to the measured value.
+    """
 
     key: str
     title: str
     lower: bool | None
+    scale: float
 
 
 class RunData(TypedDict):
@@ -50,6 +56,7 @@ class RunData(TypedDict):
     state: str
     against: str
     objective: float | None
+    outside: str  # what is shown instead of a score, for a run that is not ranked
     settings: dict[str, Scalar]
     cells: dict[str, str]  # the settings as they are shown
     measured: dict[str, float]
@@ -92,11 +99,11 @@ def page_data(compared: Comparison, folder: Path) -> PageData:
     settings = varying_settings(runs)
     names = [*compared.metrics, *_other_metrics(runs, compared)]
     by = compared.by
-    objective = MetricData(key=by.metric, title=title(by.metric), lower=by.lower)
+    objective = _metric_data(by.metric, lower=by.lower)
     answers = _answers(runs, compared)
     return PageData(
         objective=objective,
-        metrics=[MetricData(key=n, title=title(n), lower=lower_is_better(n)) for n in names],
+        metrics=[_metric_data(name, lower=lower_is_better(name)) for name in names],
         settings=settings,
         short=compared.short_names,
         runs=[
@@ -107,6 +114,10 @@ def page_data(compared: Comparison, folder: Path) -> PageData:
         fronts=[{"x": front.x, "y": front.y} for front in compared.fronts],
         **answers,
     )
+
+
+def _metric_data(key: str, *, lower: bool | None) -> MetricData:
+    return MetricData(key=key, title=heading(key), lower=lower, scale=scale(key))
 
 
 def _run_data(
@@ -129,6 +140,7 @@ def _run_data(
         state=mask(describe_state(run)),
         against=describe_outcome(compared, position) if compared.paired_tests else "",
         objective=score,
+        outside=describe_score(run, compared.by),
         settings={key: _json_value(value) for key, value in values.items()},
         cells={key: mask(compared.format_setting(key, value)) for key, value in values.items()},
         measured=measured,
@@ -146,7 +158,10 @@ def _other_metrics(runs: Sequence[Run], compared: Comparison) -> list[str]:
             if (value := run.value(key)) is not None:
                 values.setdefault(key, set()).add(value)
     shown = [key for key, own in values.items() if key in compared.costs or len(own) > 1]
-    return [key for key in shown if key not in (*compared.metrics, compared.by.metric, "objective")]
+    loss = ("objective", "val/loss")  # two names of one number
+    hidden = {*compared.metrics, compared.by.metric, "objective"}
+    hidden |= set(loss) if compared.by.metric in loss else set()
+    return [key for key in shown if key not in hidden]
 
 
 def _json_value(value: object) -> Scalar:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.effects import Effect
+from hydratune.comparison.entries import Entry
 from hydratune.comparison.runs import Run
 from hydratune.errors import InputError
-from hydratune.metric_table import title
+from hydratune.metric_format import heading, scale
 from hydratune.records.files import atomic
 
 if TYPE_CHECKING:
@@ -53,18 +54,23 @@ def draw_pictures(compared: Comparison, folder: Path, formats: Sequence[str]) ->
 
 def _draw_curves(figure: "Figure", compared: Comparison) -> bool:
     """Draw the validation loss of the best runs by step."""
-    runs = [run for entry in compared.ranked for run in entry.runs]
-    curves = [(run, _validation_curve(run)) for run in runs]
-    curves = [(run, points) for run, points in curves if points][:_MOST_CURVES]
+    curves = [
+        (_label(run, entry, compared), points)
+        for entry in compared.ranked
+        for run in entry.runs
+        if (points := _validation_curve(run))
+    ][:_MOST_CURVES]
     if not curves:
         return False
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.subplots()
-    for position, (run, points) in enumerate(curves):
+    for position, (label, points) in enumerate(curves):
         width = 2.2 if position == 0 else 1.0
         steps, losses = zip(*points, strict=True)
-        label = _label(run, compared)
         axes.plot(steps, losses, label=label, linewidth=width, marker="o", markersize=3)
     axes.set(xlabel="optimizer step", ylabel="validation loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=7, frameon=False)
     _style(axes)
     return True
@@ -74,12 +80,12 @@ def _validation_curve(run: Run) -> list[tuple[float, float]]:
     return [(row["step"], row["val/loss"]) for row in run.history() if "val/loss" in row]
 
 
-def _label(run: Run, compared: Comparison) -> str:
-    settings = [
-        f"{compared.short_names[key]}={compared.format_setting(key, run.settings.get(key))}"
-        for key in compared.keys
-    ]
-    return ", ".join(settings) or run.name
+def _label(run: Run, entry: Entry, compared: Comparison) -> str:
+    """Return the settings of the entry, and the seed of one of several."""
+    if not compared.keys and len(entry.runs) == 1:
+        return run.name
+    seed = f", seed={run.settings.get('seed')}" if len(entry.runs) > 1 else ""
+    return f"{compared.describe(entry, short=True)}{seed}"
 
 
 def _draw_settings(figure: "Figure", compared: Comparison) -> bool:
@@ -92,21 +98,23 @@ def _draw_settings(figure: "Figure", compared: Comparison) -> bool:
     grid = figure.subplots(1, len(effects), sharey=True, squeeze=False)
     for axes, effect in zip(grid[0], effects, strict=True):
         _draw_effect(axes, effect, compared)
-    figure.axes[0].set_ylabel(title(compared.by.metric))
+    figure.axes[0].set_ylabel(heading(compared.by.metric))
     return True
 
 
 def _draw_effect(axes: "Axes", effect: Effect, compared: Comparison) -> None:
     names = [compared.format_setting(effect.key, level.value) for level in effect.levels]
+    factor = scale(compared.by.metric)
     for at, level in enumerate(effect.levels):
-        axes.plot([at] * level.runs, level.scores, "o", color="0.6", markersize=4)
-    means = [level.mean for level in effect.levels]
+        scores = [factor * score for score in level.scores]
+        axes.plot([at] * level.runs, scores, "o", color="0.6", markersize=4)
+    means = [factor * level.mean for level in effect.levels]
     halves = [
-        mean - (level.interval or (mean, mean))[0]
-        for mean, level in zip(means, effect.levels, strict=True)
+        factor * (level.mean - (level.interval or (level.mean,))[0]) for level in effect.levels
     ]
     axes.errorbar(range(len(names)), means, yerr=[halves, halves], fmt="s-", color="C0", capsize=3)
     axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)  # so that labels of neighbouring pictures do not touch
     axes.set_xlabel(effect.key)
     _style(axes)
 
@@ -120,19 +128,22 @@ def _draw_front(figure: "Figure", compared: Comparison) -> bool:
     measured = [r for r in finished if None not in (r.value(front.x), r.value(front.y))]
     for run in measured:
         _draw_point(axes, run, front.x, front.y)
-    xs, ys = ([run.value(key) or 0.0 for run in front.runs] for key in (front.x, front.y))
+    xs, ys = (
+        [scale(key) * (run.value(key) or 0.0) for run in front.runs] for key in (front.x, front.y)
+    )
     axes.plot(xs, ys, ":", color="0.4", zorder=0)
-    axes.set(xlabel=title(front.x), ylabel=title(front.y))
+    axes.set(xlabel=heading(front.x), ylabel=heading(front.y))
     _style(axes)
     return len(measured) > 1
 
 
 def _draw_point(axes: "Axes", run: Run, x: str, y: str) -> None:
     """Draw a run with its name and the intervals of both metrics."""
-    at = run.value(x) or 0.0, run.value(y) or 0.0
+    at = scale(x) * (run.value(x) or 0.0), scale(y) * (run.value(y) or 0.0)
     errors = []
     for value, metric in zip(at, (x, y), strict=True):
-        interval = run.interval(metric) or (value, value)
+        edges = run.interval(metric)
+        interval = [scale(metric) * edge for edge in edges] if edges else [value, value]
         errors.append([[abs(value - edge)] for edge in interval])
     x_error, y_error = errors
     axes.errorbar(*at, xerr=x_error, yerr=y_error, fmt="o", color="C0", capsize=2, markersize=5)

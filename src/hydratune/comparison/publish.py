@@ -16,7 +16,7 @@ from hydratune.comparison.panels import column_name, panels_by_section
 from hydratune.comparison.runs import Run
 from hydratune.comparison.verdict import verdict
 from hydratune.errors import InputError, RunError
-from hydratune.metric_table import title
+from hydratune.metric_format import heading, written
 from hydratune.records.files import read_json, write_json
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TEXT_SETTINGS
@@ -189,15 +189,16 @@ def _effects(compared: Comparison) -> str:
         if not effect.levels:
             continue
         means = "; ".join(
-            f"{compared.format_setting(effect.key, level.value)}: {level.mean:.4g} (n={level.runs})"
+            f"{compared.format_setting(effect.key, level.value)}:"
+            f" {written(compared.by.metric, level.mean)} (n={level.runs})"
             for level in effect.levels
         ).replace("|", "\\|")
         correlation = "-" if effect.correlation is None else f"{effect.correlation:+.2f}"
         importance = "-" if effect.importance is None else f"{100 * effect.importance:.0f} %"
         lines.append(f"| {effect.key} | {means} | {correlation} | {importance} |\n")
-    columns = f"setting | value: mean {title(compared.by.metric)} | rank correlation"
-    heading = f"| {columns} | importance (fANOVA) |\n| --- | --- | --- | --- |\n"
-    return mask(heading + "".join(lines)) if lines else ""
+    columns = f"setting | value: mean {heading(compared.by.metric)} | rank correlation"
+    top = f"| {columns} | importance (fANOVA) |\n| --- | --- | --- | --- |\n"
+    return mask(top + "".join(lines)) if lines else ""
 
 
 def _escape_markdown(text: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf._utils import get_yaml_loader
@@ -15,9 +15,10 @@ from hydratune import digests
 from hydratune.bounds import check_yaml
 from hydratune.data.rows import stable_hash
 from hydratune.errors import InputError, RunError
-from hydratune.records.files import read_json, read_text
+from hydratune.metric_table import VALIDATION
+from hydratune.records.files import read_json, read_jsonl, read_text
 from hydratune.records.predictions import Prediction, read_predictions
-from hydratune.records.run_directory import HistoryRow, RunDirectory
+from hydratune.records.run_directory import HistoryRow, RunDirectory, RunFile
 from hydratune.records.status import Halved, State
 from hydratune.settings.registry import flat
 
@@ -39,15 +40,18 @@ class Run:
     data: Mapping[str, object] = field(default_factory=dict)  # of data.json
     wandb_id: str | None = None
     damage: tuple[str, ...] = ()  # what is wrong with files that the ranking does not depend on
-    label: str | None = None  # where the folder's name alone would be ambiguous
+    label: str | None = None  # the name, where that of the folder alone would be ambiguous
+    partial: bool = False  # of its settings only those are known that vary in its sweep
+    set_aside: str | None = None  # why it cannot be compared with the other runs
 
     @property
     def objective(self) -> float | None:
         """The validation loss; None for a run that takes no part in the ranking.
 
-        That is a run that did not finish, has no finite loss, or forgot more than its budget.
+        That is a run that did not finish, has no finite loss, forgot more than its budget, or was
+        set aside.
         """
-        if self.state != State.finished.value or self.over_budget:
+        if self.state != State.finished.value or self.over_budget or self.set_aside:
             return None
         value = self.metrics.get("objective")
         return value if isinstance(value, int | float) and math.isfinite(value) else None
@@ -66,6 +70,11 @@ class Run:
     def name(self) -> str:
         """The label, or else the name of the run's folder."""
         return self.label or self.path.name
+
+    @property
+    def validation_rows_hash(self) -> str:
+        """The hash of the validation rows, independent of the tokenizer; empty if it is unknown."""
+        return str(nested_value(self.data, "splits", "validation", "hash") or "")
 
     @property
     def test_hash(self) -> str:
@@ -110,10 +119,21 @@ class Run:
     def predictions(self, system: str = "eval") -> list[Prediction]:
         """Return the predictions of a system; empty if it has none.
 
-        Raises ``RunError`` for a broken file.
+        ``val``: the answers of the kept weights to the validation rows. Raises ``RunError`` for a
+        broken file.
         """
-        file = RunDirectory(self.path).predictions_file(system)
-        return read_predictions(file) if file.is_file() else []
+        record = RunDirectory(self.path)
+        if system != VALIDATION:
+            file = record.predictions_file(system)
+            return read_predictions(file) if file.is_file() else []
+        file, step = record.file(RunFile.validation), self._kept_step
+        rows = read_jsonl(file) if step is not None and file.is_file() else []
+        return cast("list[Prediction]", [row for row in rows if row["step"] == step])
+
+    @property
+    def _kept_step(self) -> object:
+        """The step at which the kept weights answered validation rows; None: they did not."""
+        return nested_value(self.metrics, "settings", "validation", "step")
 
     def history(self) -> list[HistoryRow]:
         """Return the numbers of each logged step; empty if there is no readable history."""
@@ -175,6 +195,14 @@ def _read_settings(file: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no settings")
     return flat({str(key): value for key, value in content.items()})
+
+
+def parse_setting(text: str) -> object:
+    """Return the value of a setting that a sweep recorded as text; the text if it is no value."""
+    try:
+        return yaml.load(text, Loader=_SettingsLoader)
+    except yaml.YAMLError:
+        return text
 
 
 def nested_value(values: object, *keys: str) -> Any:

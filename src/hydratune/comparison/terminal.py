@@ -14,24 +14,21 @@ from rich.table import Table
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.effects import Effect, SettingValue
 from hydratune.comparison.entries import Entry, score_of
-from hydratune.comparison.formatting import (
-    format_list,
-    format_mean,
-    format_p,
-    format_score,
-    format_value,
-)
+from hydratune.comparison.formatting import format_list, format_p, format_value
 from hydratune.comparison.fronts import ParetoFront
 from hydratune.comparison.runs import Run
+from hydratune.comparison.ties import metric_key
 from hydratune.comparison.verdict import (
     criterion_title,
     describe_difference,
     describe_outcome,
+    describe_score,
     describe_state,
     verdict,
 )
 from hydratune.console import console
-from hydratune.metric_table import cost_headings, title, written
+from hydratune.metric_format import heading, mean_and_spread, with_interval, written
+from hydratune.metric_table import cost_headings
 from hydratune.records.status import State
 
 _MOST_SETTINGS = 6  # columns
@@ -40,20 +37,28 @@ _MOST_EFFECTS = 6
 _MOST_ON_FRONT = 8  # runs named in a sentence
 _NARROWEST_STATE = 20  # letters in a line
 _WIDEST_NAME = 34  # letters of an entry's settings
+_COLUMN_BORDERS = 3  # letters between two columns
+_WIDEST_TITLE = 15  # letters of a column's title in one line, if its cells are not wider
 _BORDERS = 12  # columns of a table that its lines and the rank take
 _UNLIMITED = 1000  # columns
 
 
 def render(compared: Comparison) -> list[RenderableType]:
-    """Return everything that is shown, from the ranking to the fronts."""
-    parts: list[RenderableType] = [*tables(compared)]
-    parts += [escape(line) for line in verdict(compared)]
+    """Return everything that is shown: the conclusion, the ranking, the effects, the fronts."""
+    parts: list[RenderableType] = conclusion(compared)
     parts += [f"[yellow]note: {escape(line)}" for line in compared.notes]
+    parts += tables(compared)
     effects = [e for e in compared.effects if len(e.levels) > 1 or e.correlation is not None]
     if effects and len(compared.finished) > 2:
         parts.append(effect_table(effects, compared))
     parts += [escape(_front(front)) for front in compared.fronts if len(front.runs) > 1]
     return parts
+
+
+def conclusion(compared: Comparison) -> list[RenderableType]:
+    """Return the sentences of the verdict, the first of them in bold."""
+    lines = [escape(line) for line in verdict(compared)]
+    return [f"[bold]{line}[/]" if number == 0 else line for number, line in enumerate(lines)]
 
 
 # --------------------------------------------------------------------------- which tables there are
@@ -66,8 +71,9 @@ class _Column:
 
     @property
     def width(self) -> int:
-        """Letters it needs if its title is broken into words."""
-        return 3 + max(len(word) for word in [*self.cells, *self.title.split()])
+        """Letters it needs if its title, unlike its cells, is broken into words."""
+        title = min(len(self.title), _WIDEST_TITLE)
+        return _COLUMN_BORDERS + max(title, *map(len, [*self.cells, *self.title.split()]))
 
 
 def tables(compared: Comparison) -> list[Table]:
@@ -93,7 +99,7 @@ def tables(compared: Comparison) -> list[Table]:
     ]
     differences = [
         _Column(
-            title(f"eval/{name}"),
+            heading(metric_key(name)),
             tuple(describe_difference(compared, position, name) for position, _ in tested),
         )
         for name in compared.tested_metrics
@@ -101,11 +107,11 @@ def tables(compared: Comparison) -> list[Table]:
     results = _entry_tables(
         "on the test rows, and the cost", compared, measured, _result_columns(compared, measured)
     )
-    heading = "difference to the best on these rows, p corrected"
+    caption = "difference to the best on these rows, p corrected"
     return [
         ranking,
         *results,
-        *_entry_tables(heading, compared, tested, [[column] for column in differences]),
+        *_entry_tables(caption, compared, tested, [[column] for column in differences]),
     ]
 
 
@@ -119,17 +125,17 @@ _Positioned = Sequence[tuple[int, Entry]]  # (position in the ranking, entry)
 def _result_columns(compared: Comparison, entries: _Positioned) -> list[list[_Column]]:
     """Return a group of one column for each metric, and one group of all costs."""
     rows = [_result_cells(entry, compared.metrics, compared.costs) for _, entry in entries]
-    titles = [*map(title, compared.metrics), *(cost_headings()[name] for name in compared.costs)]
+    titles = [*map(heading, compared.metrics), *(cost_headings()[name] for name in compared.costs)]
     columns = [
-        _Column(heading, cells)
-        for heading, cells in zip(titles, zip(*rows, strict=True), strict=True)
+        _Column(column_title, cells)
+        for column_title, cells in zip(titles, zip(*rows, strict=True), strict=True)
     ]
     count = len(compared.metrics)
     return [*([column] for column in columns[:count]), columns[count:]]
 
 
 def _entry_tables(
-    heading: str,
+    caption: str,
     compared: Comparison,
     entries: _Positioned,
     groups: Sequence[Sequence[_Column]],
@@ -144,13 +150,16 @@ def _entry_tables(
     ranks = [_rank(compared, position, entry) for position, entry in entries]
     width = max(3, min(_WIDEST_NAME, max(map(len, names))))
     tables: list[Table] = []
-    for columns in _distribute(groups, console.width - width - _BORDERS):
-        table = _new_table(None if tables else heading)
+    room = console.width - width - _BORDERS
+    for columns in _distribute(groups, room):
+        table = _new_table(None if tables else caption)
         table.add_column("", justify="right")
         name_title = "" if compared.has_replicates else "run"
         table.add_column(name_title, min_width=min(width, 12), max_width=width, overflow="fold")
         for column in columns:
-            table.add_column(escape(column.title), justify="right", overflow="fold")
+            needed = min(column.width - _COLUMN_BORDERS, room)
+            name = escape(column.title)
+            table.add_column(name, justify="right", overflow="fold", width=needed)
         for row, (rank, name) in enumerate(zip(ranks, names, strict=True)):
             cells = [escape(column.cells[row]) for column in columns]
             table.add_row(rank, escape(name), *cells, style="bold green" if rank == "1" else "")
@@ -172,8 +181,8 @@ def _distribute(groups: Sequence[Sequence[_Column]], room: int) -> list[list[_Co
     return [columns for columns in tables if columns]
 
 
-def _new_table(heading: str | None) -> Table:
-    return Table(title=heading, title_justify="left", title_style="bold", header_style="bold")
+def _new_table(caption: str | None) -> Table:
+    return Table(title=caption, title_justify="left", title_style="bold", header_style="bold")
 
 
 def _rank(compared: Comparison, position: int, entry: Entry) -> str:
@@ -187,7 +196,8 @@ def ranking_table(
     """Return the table of the ranking, with at most ``settings`` columns of settings.
 
     Runs that did not finish come last and are never best. Those that were halved show in
-    parentheses the loss they had then. ``measured``: with test metrics and costs.
+    parentheses the loss they had then, those that were set aside the score that cannot be compared.
+    ``measured``: with test metrics and costs.
     """
     metrics, costs = (compared.metrics, compared.costs) if measured else ((), ())
     keys = compared.keys[:settings]
@@ -201,11 +211,11 @@ def ranking_table(
         table.add_column(escape(compared.short_names[key]), justify="right")
     if compared.has_replicates:
         table.add_column("seed", justify="right")
-    table.add_column(escape(title(compared.by.metric)), justify="right", no_wrap=True)
+    table.add_column(escape(heading(compared.by.metric)), justify="right", no_wrap=True)
     if compared.paired_tests:
         table.add_column("against the best", overflow="fold")
     for name in metrics:
-        table.add_column(escape(title(name)), justify="right")
+        table.add_column(escape(heading(name)), justify="right")
     for name in costs:
         table.add_column(cost_headings()[name], justify="right", no_wrap=True)
     longest = max((len(describe_state(run)) for run in compared.runs), default=0)
@@ -248,7 +258,7 @@ class _RankingRows:
             return
         finished, total = len(entry.finished), len(entry.runs)
         state = State.finished.value if finished == total else f"{finished} of {total} finished"
-        mean = [f"n={finished}", format_mean(entry.scores, format_score)]
+        mean = [f"n={finished}", mean_and_spread(compared.by.metric, entry.scores)]
         results = _result_cells(entry, self.metrics, self.costs)
         fits = self.table.row_count + total < _MOST_ROWS
         self.table.add_row(rank, "", *settings, *mean, *outcome, *results, state, style=style)
@@ -269,7 +279,7 @@ class _RankingRows:
             escape(run.name),
             *settings,
             *seed,
-            _score_cell(run, score),
+            describe_score(run, compared.by),
             *outcome,
             *map(escape, results),
             escape(describe_state(run)),
@@ -282,33 +292,18 @@ def _setting(entry: Entry, key: str) -> object:
     return next((run.settings[key] for run in entry.runs if key in run.settings), None)
 
 
-def _score_cell(run: Run, score: float | None) -> str:
-    """Return the score; of a halved run, in parentheses, the loss it had then."""
-    if score is not None:
-        return format_score(score)
-    early = run.halved.value if run.halved else None
-    return "-" if early is None else f"({format_score(early)})"
-
-
 def _result_cells(entry: Entry, metrics: Sequence[str], costs: Sequence[str]) -> tuple[str, ...]:
     """Return the metrics and costs of an entry: of several seeds, means and totals."""
     if len(entry.runs) == 1:
         run = entry.runs[0]
-        measured = [_with_interval(run, key) for key in metrics]
+        measured = [with_interval(key, run.value(key), run.interval(key)) for key in metrics]
         return *measured, *(written(key, run.value(key)) for key in costs)
-    means = [format_mean(_values(entry.finished, key)) for key in metrics]
+    means = [mean_and_spread(key, _values(entry.finished, key)) for key in metrics]
     return *means, *(_total_cost(entry.runs, key) for key in costs)
 
 
 def _values(runs: Sequence[Run], metric: str) -> list[float]:
     return [value for run in runs if (value := run.value(metric)) is not None]
-
-
-def _with_interval(run: Run, metric: str) -> str:
-    value, interval = run.value(metric), run.interval(metric)
-    if value is None or interval is None:
-        return format_value(value)
-    return f"{format_value(value)} [{interval[0]:.3g}, {interval[1]:.3g}]"
 
 
 def _total_cost(runs: Sequence[Run], cost: str) -> str:
@@ -322,7 +317,8 @@ def _total_cost(runs: Sequence[Run], cost: str) -> str:
 def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
     """Return the means by value, the rank correlation and the importance of settings."""
     percent = f"{100 * compared.confidence:.4g} %"
-    what = f"mean {escape(title(compared.by.metric))} by value, with {percent} intervals over runs"
+    mean = f"mean {escape(heading(compared.by.metric))}"
+    what = f"{mean} by value, with {percent} intervals over runs"
     has_importances = any(effect.importance is not None for effect in effects)
     table = _new_table(f"what each setting did ({what})")
     table.add_column("setting")
@@ -344,16 +340,14 @@ def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
 
 
 def _level_line(key: str, level: SettingValue, compared: Comparison) -> str:
-    interval = ""
-    if level.interval:
-        interval = f" \\[{level.interval[0]:.4g}, {level.interval[1]:.4g}]"
-    value = escape(compared.format_setting(key, level.value))
-    return f"{value}: {level.mean:.4g}{interval} n={level.runs}"
+    mean = escape(with_interval(compared.by.metric, level.mean, level.interval))
+    return f"{escape(compared.format_setting(key, level.value))}: {mean} n={level.runs}"
 
 
 def _front(front: ParetoFront) -> str:
     points = [
-        f"{run.name} ({run.value(front.x):.4g}; {run.value(front.y):.4g})" for run in front.runs
+        f"{run.name} ({'; '.join(written(key, run.value(key)) for key in (front.x, front.y))})"
+        for run in front.runs
     ]
     shown = format_list(points, _MOST_ON_FRONT)
-    return f"Pareto front of {title(front.x)} and {title(front.y)}: {shown}"
+    return f"Pareto front of {heading(front.x)} and {heading(front.y)}: {shown}"

@@ -1,6 +1,7 @@
 """Which entries are statistically indistinguishable from the best one.
 
-Entries are paired over the same test rows, with seeds as replicates. A difference of two means over
+Entries are paired over the same test rows, with seeds as replicates; where runs are ranked by a
+metric of answers to validation rows, over these as well. A difference of two means over
 seeds varies with the rows and with the seeds (``seed_noise``): the seeds of both entries are
 assumed to have the same variance; if neither entry has several seeds, the variance of all entries
 that have is used. Two entries are distinguishable if the difference is significant by the rows
@@ -31,6 +32,7 @@ from hydratune.evaluation.statistics import (
     corrected,
     pooled_variance,
 )
+from hydratune.metric_table import VALIDATION
 from hydratune.settings.evaluation import EvaluationConfig
 
 _FEW_ROWS = 30  # independent test rows below which a note says so
@@ -46,12 +48,17 @@ ONE_SEED = (
 class PairedTest:
     """One entry against the best one by one metric, on the same test rows."""
 
-    metric: str  # without its system
+    metric: str  # of the test rows without its system: nll; else val/field_f1
     # the entry's mean less the best one's, corrected for all tests of the comparison (Holm)
     difference: Difference
     significant: bool
     better: bool  # than the best one, significant or not
     includes_seed_noise: bool
+
+    @property
+    def key(self) -> str:
+        """The name of the metric in metrics.json."""
+        return metric_key(self.metric)
 
     @property
     def value(self) -> float:
@@ -87,8 +94,18 @@ class ScoredRows:
     measures: Mapping[str, Measure]
 
 
+def metric_key(name: str) -> str:
+    """Return the name in metrics.json of a metric that was tested: ``eval/nll``,
+    ``val/field_f1``.
+    """
+    return name if name.startswith(f"{VALIDATION}/") else f"eval/{name}"
+
+
 def read_scored_rows(run: Run, system: str = "eval") -> ScoredRows | None:
-    """Return the test rows of a run; None if it has none, or they cannot be read."""
+    """Return the rows that a run answered; None if it has none, or they cannot be read.
+
+    ``system``: ``eval`` for the test rows, ``val`` for the validation rows.
+    """
     try:
         predictions = run.predictions(system)
         if not predictions:
@@ -130,7 +147,7 @@ def compare_with_best(
     differences = corrected([pair.test for pair in pairs] + list(by_seeds.values()), confidence)
     on_rows: dict[int, dict[str, PairedTest]] = {}
     for pair, difference in zip(pairs, differences, strict=False):
-        lower = metric_table.lower_is_better(f"eval/{pair.metric}") is True
+        lower = metric_table.lower_is_better(metric_key(pair.metric)) is True
         on_rows.setdefault(pair.position, {})[pair.metric] = PairedTest(
             pair.metric,
             difference,
@@ -159,12 +176,28 @@ class _Pair:
 
 
 def _pair_rows(ranked: Sequence[Entry], names: Sequence[str]) -> tuple[list[_Pair], list[str]]:
-    """Return (the pairs to test over the test rows, notes on what could not be paired)."""
+    """Return (the pairs to test over the same rows, notes on what could not be paired)."""
+    pairs, notes = list[_Pair](), list[str]()
+    for system in ("eval", VALIDATION):
+        own_names = [name for name in names if metric_key(name).startswith(f"{system}/")]
+        if own_names:
+            own_pairs, own_notes = _pair_rows_of(system, ranked, own_names)
+            pairs, notes = pairs + own_pairs, notes + own_notes
+    return pairs, notes
+
+
+def _pair_rows_of(
+    system: str, ranked: Sequence[Entry], names: Sequence[str]
+) -> tuple[list[_Pair], list[str]]:
+    """Return the same over the test rows (``eval``) or the validation rows (``val``) alone."""
     read = {
-        position: [rows for run in entry.finished if (rows := read_scored_rows(run)) is not None]
+        position: [
+            rows for run in entry.finished if (rows := read_scored_rows(run, system)) is not None
+        ]
         for position, entry in enumerate(ranked)
         if entry.finished
     }
+    rows_in_words = "validation rows" if system == VALIDATION else "test rows"
     if not any(read.values()):
         return [], []
     if not read.get(0):
@@ -176,19 +209,21 @@ def _pair_rows(ranked: Sequence[Entry], names: Sequence[str]) -> tuple[list[_Pai
         if seeds and all(own.rows == best.rows for own in seeds)
     }
     if 0 not in paired:
-        why = "the seeds of the best entry were tested on different rows"
+        why = f"the seeds of the best entry have different {rows_in_words}"
         return [], [f"{why}, so nothing can be paired with it"]
     notes = []
     if unpaired := sorted(read.keys() - paired.keys()):
         names_of_runs = [run.name for i in unpaired for run in ranked[i].finished[:1]]
         which = format_list(names_of_runs, _MOST_NAMES)
         notes.append(
-            f"not paired with the best: {which}: other test rows, or none that can be read"
+            f"not paired with the best: {which}: other {rows_in_words}, or none that can be read"
         )
     groups = len(set(best.groups))
     if groups < _FEW_ROWS:
         hint = f"give {_FEW_ROWS} or more"
-        notes.append(f"{groups} independent test rows can hardly distinguish anything: {hint}")
+        notes.append(
+            f"{groups} independent {rows_in_words} can hardly distinguish anything: {hint}"
+        )
     bootstrap = GroupBootstrap(best.groups)
     return [pair for name in names for pair in _pair_metric(name, paired, bootstrap)], notes
 
@@ -197,10 +232,14 @@ def _pair_metric(
     name: str, paired: Mapping[int, Sequence[ScoredRows]], bootstrap: GroupBootstrap
 ) -> list[_Pair]:
     """Pair every other entry with the best one by the metric ``name``."""
+    own_name = name.removeprefix(f"{VALIDATION}/")
     measures = {
-        position: [own.measures[name] for own in seeds]
+        position: [own.measures[own_name] for own in seeds]
         for position, seeds in paired.items()
-        if all(name in own.measures and math.isfinite(own.measures[name].value) for own in seeds)
+        if all(
+            own_name in own.measures and math.isfinite(own.measures[own_name].value)
+            for own in seeds
+        )
     }
     if 0 not in measures:
         return []

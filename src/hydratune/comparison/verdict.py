@@ -1,17 +1,30 @@
 """What a comparison concludes, in sentences and in the words of its tables."""
 
 from hydratune.comparison.comparison import Comparison
-from hydratune.comparison.formatting import format_list, format_mean, format_p, format_score
+from hydratune.comparison.criterion import Criterion
+from hydratune.comparison.entries import Entry, score_of
+from hydratune.comparison.formatting import format_list, format_p
 from hydratune.comparison.runs import Run
-from hydratune.comparison.ties import ONE_SEED
-from hydratune.metric_table import title
+from hydratune.comparison.ties import ONE_SEED, metric_key
+from hydratune.metric_format import (
+    difference,
+    difference_form,
+    difference_with_unit,
+    mean_and_spread,
+    with_unit,
+    written,
+)
+from hydratune.metric_table import OBJECTIVE, title
+from hydratune.records.headline import HEADLINE_SETTINGS, headline
 from hydratune.records.status import State
+from hydratune.settings.monitor import LOSS
 from hydratune.settings.secrets import mask
 
 _LONGEST_REASON = 40  # letters; status.json has all of it
 _CONFIG_ERROR = "in the configuration; nothing was run"  # in the first line of a ConfigError
 _MOST_NAMES = 4  # of indistinguishable entries in a sentence
 _MOST_NAMES_WITH_NUMBERS = 3
+_MOST_SETTINGS = 4  # of the best run, besides those of the headline
 
 
 def verdict(compared: Comparison) -> list[str]:
@@ -23,7 +36,9 @@ def verdict(compared: Comparison) -> list[str]:
         return [f"no best run: {compared.why_not_ranked}"]
     if compared.best is None:
         return []
-    return [_best(compared), *_by_seeds(compared), *_better_on_rows(compared), *_by_rows(compared)]
+    set_aside = [compared.set_aside] if compared.set_aside else []
+    others = [*_by_seeds(compared), *_better_on_rows(compared), *_by_rows(compared)]
+    return [_best(compared), *set_aside, *others]
 
 
 def criterion_title(compared: Comparison) -> str:
@@ -35,18 +50,33 @@ def criterion_title(compared: Comparison) -> str:
 def _best(compared: Comparison) -> str:
     best, by = compared.best, compared.by
     assert best is not None
-    result = f"{criterion_title(compared)} {format_score(best.scores[0])}"
+    result = f"{criterion_title(compared)} {with_unit(by.metric, best.scores[0])}"
     if len(best.runs) > 1:
         rank, finished = "lowest" if by.lower else "highest", len(best.scores)
         total = "" if finished == len(best.runs) else f" of {len(best.runs)}"
         result += (
-            f", the {rank} of {finished}{total} seeds of {compared.describe(best)}, mean"
-            f" {format_mean(best.scores, format_score)}"
+            f", the {rank} of {finished}{total} seeds, mean"
+            f" {mean_and_spread(by.metric, best.scores)}"
         )
     chosen = (
         "chosen by a test metric" if by.on_test else "the test metrics took no part in the choice"
     )
-    return f"best: {best.finished[0].path}  ({result}; {chosen})"
+    count = len(compared.finished)
+    of = f", the best of {count} that can be compared" if compared.set_aside else ""
+    trained = _describe_best(compared, best)
+    result = f"{trained}: {result}" if trained else result
+    return f"best: {best.finished[0].path}  ({result}{of}; {chosen})"
+
+
+def _describe_best(compared: Comparison, best: Entry) -> str:
+    """Return what the best entry trained, and its values of the other settings that vary."""
+    others = [key for key in compared.keys if key not in HEADLINE_SETTINGS and key in best.settings]
+    varying = [
+        f"{compared.short_names[key]}={compared.format_setting(key, best.settings[key])}"
+        for key in others
+    ]
+    parts = [headline(best.settings), format_list(varying, _MOST_SETTINGS)]
+    return mask(", ".join(part for part in parts if part))
 
 
 def _by_seeds(compared: Comparison) -> list[str]:
@@ -56,7 +86,8 @@ def _by_seeds(compared: Comparison) -> list[str]:
     if not tied:
         return []
     names = [
-        f"{compared.describe(entry)} ({format_mean(entry.scores, format_score)})" for entry in tied
+        f"{compared.describe(entry)} ({mean_and_spread(compared.by.metric, entry.scores)})"
+        for entry in tied
     ]
     what = "validation losses" if compared.by.metric == "objective" else title(compared.by.metric)
     how = f"means of the {what}, t test, {_level(compared)}"
@@ -69,10 +100,14 @@ def _better_on_rows(compared: Comparison) -> list[str]:
     names = []
     for position in sorted(compared.paired_tests):
         tests = compared.paired_tests[position].values()
-        better = [test for test in tests if test.significant and test.better]
+        better = [
+            test
+            for test in tests
+            if test.significant and test.better and test.key != compared.by.metric
+        ]
         if better:
             gains = ", ".join(
-                f"{title(f'eval/{test.metric}')} {test.value:+.3g}" for test in better
+                f"{title(test.key)} {difference_with_unit(test.key, test.value)}" for test in better
             )
             names.append(f"{compared.describe(compared.ranked[position])} ({gains})")
     if not names:
@@ -91,8 +126,12 @@ def _by_rows(compared: Comparison) -> list[str]:
     tests = [test for own in compared.paired_tests.values() for test in own.values()]
     tied = compared.indistinguishable()
     decisive = [test for test in tests if tied or test.significant] or tests
-    metrics = " and ".join(dict.fromkeys(title(f"eval/{test.metric}") for test in decisive))
-    how = f"by {metrics} of the same test rows, paired, {_level(compared)}"
+    metrics = " and ".join(dict.fromkeys(title(test.key) for test in decisive))
+    on_test = any(test.key.startswith("eval/") for test in decisive)
+    rows = "test rows" if on_test else "validation rows"
+    if on_test and any(test.key.startswith("val/") for test in decisive):
+        rows = "validation and test rows"
+    how = f"by {metrics} of the same {rows}, paired, {_level(compared)}"
     if not any(test.includes_seed_noise for test in tests):
         how += f"; {ONE_SEED}: add seed=1,2,3"
     if tied:
@@ -132,7 +171,7 @@ def describe_outcome(compared: Comparison, position: int) -> str:
     for word in ("better", "worse"):
         metrics = [t.metric for t in significant if t.better is (word == "better")]
         if metrics:
-            parts.append(f"{word} ({', '.join(title(f'eval/{name}') for name in metrics)})")
+            parts.append(f"{word} ({', '.join(title(metric_key(name)) for name in metrics)})")
     return "; ".join(parts)
 
 
@@ -141,11 +180,30 @@ def describe_difference(compared: Comparison, position: int, metric: str) -> str
     test = compared.paired_tests.get(position, {}).get(metric)
     if test is None:
         return "" if position == 0 else "-"
-    return f"{test.value:+.3g} {test.difference.interval_text()} p {format_p(test.p)}"
+    key = metric_key(metric)
+    interval = "(too few rows)"  # for an interval; a note says how many there are
+    if test.interval is not None:
+        interval = test.difference.interval_text(*difference_form(key))
+    return f"{difference(key, test.value)} {interval} p {format_p(test.p)}"
+
+
+def describe_score(run: Run, by: Criterion) -> str:
+    """Return the score of a run; in parentheses that of one that was set aside or halved early."""
+    score = score_of(run, by)
+    if score is not None:
+        return written(by.metric, score)
+    early = None
+    if run.halved is not None:
+        is_loss = by.metric in (OBJECTIVE, LOSS)
+        early = run.halved.value if is_loss else run.halved.monitored
+    outside = run.value(by.metric) if run.set_aside else early
+    return "-" if outside is None else f"({written(by.metric, outside)})"
 
 
 def describe_state(run: Run) -> str:
     """Return how a run ended, and in short why if it did not finish."""
+    if run.set_aside:
+        return f"set aside: {run.set_aside.partition(' (')[0]}"  # the verdict has all of it
     if run.halved:
         return f"halved at step {run.halved.step}"
     if run.over_budget:
@@ -159,6 +217,12 @@ def describe_state(run: Run) -> str:
         return run.state
     # the first line of a ConfigError only counts the wrong settings
     reason = mask(lines[1] if len(lines) > 1 and _CONFIG_ERROR in lines[0] else lines[0])
-    if len(reason) > _LONGEST_REASON:
-        reason = f"{reason[:_LONGEST_REASON].rstrip()} ..."
-    return f"{run.state}: {reason}"
+    return f"{run.state}: {_shortened(reason.replace(f'{run.path}/', ''))}"
+
+
+def _shortened(reason: str) -> str:
+    """Return the beginning of a reason, cut between two words where it has several."""
+    if len(reason) <= _LONGEST_REASON:
+        return reason
+    beginning = reason[: _LONGEST_REASON + 1]
+    return f"{beginning.rpartition(' ')[0] or reason[:_LONGEST_REASON]} ..."

@@ -36,7 +36,7 @@ class LoggedRun(Run):
 
     @property
     def name(self) -> str:
-        return self.title
+        return self.label or self.title
 
     def predictions(self, system: str = "eval") -> list[Prediction]:
         return []

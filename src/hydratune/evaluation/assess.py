@@ -64,6 +64,8 @@ class TestSet:
         self.extra = [
             _extra(row, more, row.id in leaky) for row, more in zip(self.rows, others, strict=True)
         ]
+        self._own_prompts = [row.prompt for row in self.rows]
+        self._own_tokens: list[list[int]] | None = None  # of these prompts, once they are needed
         self.documents = self.rows[0].is_text
         other = next((row for row in self.rows if row.is_text is not self.documents), None)
         if other is not None:
@@ -139,6 +141,14 @@ class TestSet:
         return self.encoder.extract_answer(row, text) if kept else text
 
     def _tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the tokens of ``prompts``; those of ``zero_shot`` are encoded once."""
+        if prompts is not self._own_prompts:
+            return self._encode(prompts)
+        if self._own_tokens is None:
+            self._own_tokens = self._encode(prompts)
+        return self._own_tokens
+
+    def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         if self.documents:  # their first token, or their context, is the prompt
             encoded = [self.encoder.encode(row) for row in self.rows]
             return [list(e.ids[: e.loss_mask.index(True)]) for e in encoded]
@@ -179,7 +189,7 @@ class TestSet:
 
     def zero_shot(self) -> list[tuple[Message, ...]]:
         """Return the prompts as they are in the data."""
-        return [row.prompt for row in self.rows]
+        return self._own_prompts
 
     def few_shot(self, examples: Sequence[Row]) -> list[tuple[Message, ...]]:
         """Return the best prompts a careful user would write.

@@ -11,6 +11,7 @@ from hydratune.evaluation import metrics
 from hydratune.evaluation.assess import TestSet
 from hydratune.evaluation.decision import TITLES, Decision
 from hydratune.evaluation.measures import Measure, count_cut, groups_of
+from hydratune.metric_format import heading, with_interval, written
 from hydratune.records.predictions import Prediction
 from hydratune.settings.commands import DecideConfig
 from hydratune.settings.evaluation import EvaluationConfig
@@ -106,14 +107,15 @@ def _table(result: DecisionResult, evaluation: EvaluationConfig) -> Table:
     )
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     table.add_column("system", no_wrap=True)
-    for column in (result.metric, *others, "cut", "tokens in", "tokens out", "seconds"):
+    names = [heading(f"eval/{name}") for name in (result.metric, *others)]
+    for column in (*names, "cut", "tokens in", "tokens out", "seconds"):
         table.add_column(column, justify="right")
     for system, measures in result.measures.items():
         rows, cost = result.predictions[system], result.costs[system]
         table.add_row(
             TITLES[system],
-            _with_interval(measures[result.metric], rows, evaluation),
-            *(f"{measures[name].value:.3f}" for name in others),
+            _cell(result.metric, measures[result.metric], rows, evaluation),
+            *(written(f"eval/{name}", measures[name].value) for name in others),
             str(count_cut(rows)),
             f"{cost['tokens_in']:,}",
             f"{cost['tokens_out']:,}",
@@ -122,9 +124,10 @@ def _table(result: DecisionResult, evaluation: EvaluationConfig) -> Table:
     return table
 
 
-def _with_interval(
-    measure: Measure, rows: Sequence[Prediction], evaluation: EvaluationConfig
+def _cell(
+    metric: str, measure: Measure, rows: Sequence[Prediction], evaluation: EvaluationConfig
 ) -> str:
     edges = measure.interval(groups_of(rows), evaluation.confidence, evaluation.bootstrap_samples)
-    interval = "" if edges is None else f" [dim]\\[{edges[0]:.3f}, {edges[1]:.3f}][/]"
-    return f"{measure.value:.3f}{interval}"
+    text = with_interval(f"eval/{metric}", measure.value, edges)
+    value, bracket, interval = text.partition(" [")
+    return f"{value} [dim]\\[{interval}[/]" if bracket else value

@@ -6,6 +6,7 @@ from hydratune.evaluation.decision import TITLES, Decision, Measures, Prediction
 from hydratune.evaluation.measures import count_cut, groups_of, user_text
 from hydratune.evaluation.pages import bar, page
 from hydratune.evaluation.statistics import Interval
+from hydratune.metric_format import heading, written
 from hydratune.settings.evaluation import EvaluationConfig
 
 _SHOWN = 10  # rows whose answers are on the page
@@ -36,8 +37,8 @@ def render(
     systems = [
         {
             "title": TITLES[system],
-            "value": f"{value:.3f}",
-            "interval": _interval_text(intervals[system]),
+            "value": written(f"eval/{metric}", value),
+            "interval": _interval_text(metric, intervals[system]),
             "bar": bar(value, intervals[system], largest, best=system == winner),
             "cost": costs[system],
             "cut": count_cut(predictions[system]),
@@ -47,7 +48,7 @@ def render(
     return page(
         "decision.html.j2",
         name=name,
-        metric=metric,
+        metric=heading(f"eval/{metric}"),
         rows=len(rows),
         decided=decided,
         systems=systems,
@@ -56,10 +57,11 @@ def render(
     )
 
 
-def _interval_text(interval: Interval | None) -> str:
+def _interval_text(metric: str, interval: Interval | None) -> str:
     if interval is None:
         return "one group of rows: none"
-    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+    low, high = (written(f"eval/{metric}", edge) for edge in interval)
+    return f"{low} to {high}"
 
 
 def _answers(predictions: Predictions, number: int) -> dict[str, object]:

@@ -12,15 +12,17 @@ from enum import StrEnum
 from hydratune.records.run_directory import HistoryRow
 
 _NOISE = 0.01  # of the best validation loss; a smaller change between validations says nothing
+_ROUNDING = 1e-3  # of an epoch
 
 
 class Verdict(StrEnum):
     """What the validation losses look like."""
 
-    overfitted = "overfitted"  # the loss rose after its lowest
-    settled = "settled"  # it hardly changed at the end
-    learning = "still learning"  # the last validation is the lowest, by far
-    unknown = "unknown"  # too few validations to say
+    overfitted = "overfitted"  # the loss rose after its lowest, with rows seen again
+    unstable = "unstable"  # the loss rose in the first epoch, in which every row is new
+    settled = "settled"  # it hardly changed over the last whole epoch
+    learning = "still learning"  # it was still falling at the end
+    unknown = "unknown"  # too few validations, or too short a training, to say
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,11 @@ class Course:
         return {"verdict": self.verdict.value, "advice": self.advice, "epochs": epochs}
 
 
-def course(history: Sequence[HistoryRow]) -> Course:
-    """Return how training went, from the rows of history.csv."""
+def course(history: Sequence[HistoryRow], kept_step: int | None = None) -> Course:
+    """Return how training went, from the rows of history.csv.
+
+    ``kept_step``: the step whose weights are kept; None: that of the lowest validation loss.
+    """
     epochs = _epochs(history)
     validations = [
         (int(row["step"]), float(row["epoch"]), loss)
@@ -81,34 +86,75 @@ def course(history: Sequence[HistoryRow]) -> Course:
     step, epoch, best = min(validations, key=lambda entry: entry[2])
     last = validations[-1][2]
     rise = last / best - 1 if best > 0 else 0.0
-    verdict, advice = _judge(validations, step, epoch, rise)
+    kept = "that point" if kept_step in (None, step) else f"step {kept_step}"
+    verdict, advice = _judge(validations, step, epoch, rise, kept)
     return Course(verdict, advice, epochs, step, epoch, rise)
 
 
 def _judge(
-    validations: Sequence[tuple[int, float, float]], step: int, epoch: float, rise: float
+    validations: Sequence[tuple[int, float, float]],
+    step: int,
+    epoch: float,
+    rise: float,
+    kept: str,
 ) -> tuple[Verdict, str]:
-    """Return (verdict, advice) for validations (step, epoch, loss), best at ``step``."""
+    """Return (verdict, advice) for validations (step, epoch, loss), best at ``step``.
+
+    ``kept`` says in words whose weights are kept.
+    """
     if len(validations) < 2:
         return Verdict.unknown, (
             "one validation: set trainer.validations_per_epoch=2 or more to see the course"
         )
+    end = validations[-1][1]
+    if rise > _NOISE and end <= 1 + _ROUNDING:
+        return Verdict.unstable, (
+            f"the validation loss rose by {100 * rise:.1f} % after epoch {epoch:.3g}, within the"
+            " first epoch, in which every row is new: this is rather a learning rate that is too"
+            " high than over-fitting; the weights of that point are kept; try a lower optimizer.lr"
+        )
     if rise > _NOISE:
         return Verdict.overfitted, (
             f"over-fitted after epoch {epoch:.3g}: the validation loss rose by {100 * rise:.1f} %"
-            " from there; the weights of that point are kept; stop there"
+            f" from there; the weights of {kept} are kept; stop there"
             f" ({_stop(epoch)}), or give more rows, a lower rate or rank"
         )
     last = validations[-1][2]
-    before = min(loss for _, _, loss in validations[:-1])
-    fall = before / last - 1 if last > 0 else 0.0
+    fall = min(loss for _, _, loss in validations[:-1]) / last - 1 if last > 0 else 0.0
     if validations[-1][0] == step and fall > _NOISE:
         return Verdict.learning, (
             f"still learning: the last validation is the lowest, {100 * fall:.1f} % below the"
             " others; more epochs may help"
         )
+    return _judge_last_epoch(validations, epoch)
+
+
+def _judge_last_epoch(
+    validations: Sequence[tuple[int, float, float]], epoch: float
+) -> tuple[Verdict, str]:
+    """Return (verdict, advice) where the last two validations hardly differ.
+
+    Several that are close together may hide a slow fall, so the best loss is compared with that of
+    a whole epoch before the end. Training that is shorter has no such loss.
+    """
+    end, best = validations[-1][1], min(loss for _, _, loss in validations)
+    before = [loss for _, at, loss in validations if at <= end - 1 + _ROUNDING]
+    if not before:
+        is_whole = abs(end - round(end)) < _ROUNDING
+        longer = f"; compare with trainer.max_epochs={round(end) + 1}" if is_whole else ""
+        return Verdict.unknown, (
+            f"{len(validations)} validations until epoch {end:.3g}, the lowest loss at epoch"
+            f" {epoch:.3g}: too short a training to say whether more would help{longer}"
+        )
+    fall = min(before) / best - 1 if best > 0 else 0.0
+    if fall > _NOISE:
+        return Verdict.learning, (
+            f"still learning: the validation loss fell by {100 * (1 - best / min(before)):.1f} %"
+            " over the last epoch; more epochs may help"
+        )
     return Verdict.settled, (
-        f"settled: the lowest validation loss came at epoch {epoch:.3g}, and the last is no worse"
+        f"settled: the lowest validation loss came at epoch {epoch:.3g}, and over the last epoch it"
+        f" improved by no more than {100 * _NOISE:g} %"
     )
 
 

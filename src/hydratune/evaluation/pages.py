@@ -3,6 +3,7 @@
 One style, no scripts, no links to other sites; all texts are escaped.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from hydratune.evaluation.statistics import Interval
 
 _HERE = Path(__file__).parent
 _BAR = 180  # pixels
-_LEFT, _TOP, _WIDTH, _HEIGHT = 52, 12, 640, 240  # of the area of a chart
+_LEFT, _TOP, _WIDTH, _HEIGHT = 60, 12, 640, 240  # of the area of a chart
+_MOST_STEPS = 7  # between the ticks of an axis
 
 Point = tuple[float, float]
 Line = tuple[str, str, Sequence[Point]]  # (title, class in the style sheet, points)
 Range = tuple[float, float]
+Tick = tuple[float, str]  # (value, label)
 
 
 def page(template: str, **values: object) -> str:
@@ -54,7 +57,7 @@ def curves(lines: Sequence[Line], mark: Point | None, across: str) -> Markup:
     if not points:
         return Markup("")
     xs = (min(p[0] for p in points), max(p[0] for p in points))
-    ys = _heights([p[1] for p in points])
+    ys, y_ticks = _heights([p[1] for p in points])
 
     def at(point: Point) -> Point:
         x = _LEFT + _WIDTH * (point[0] - xs[0]) / max(1e-9, xs[1] - xs[0])
@@ -65,7 +68,7 @@ def curves(lines: Sequence[Line], mark: Point | None, across: str) -> Markup:
     parts = [
         f'<svg class="chart" viewBox="0 0 {_LEFT + _WIDTH + 20} {_TOP + _HEIGHT + 44}" role="img"'
         ' aria-label="learning curve">',
-        *_axes(xs, ys, at),
+        *_axes(_ticks(*xs, least=1.0), y_ticks, at),
         f'<text x="{middle}" y="{bottom}" text-anchor="middle">{across}</text>',
     ]
     for number, line in enumerate(lines):
@@ -76,26 +79,60 @@ def curves(lines: Sequence[Line], mark: Point | None, across: str) -> Markup:
     return Markup("".join([*parts, "</svg>"]))
 
 
-def _heights(ys: Sequence[float]) -> Range:
-    """Return the range of the vertical axis: of many points, the highest 2 % are cut off."""
+def _heights(ys: Sequence[float]) -> tuple[Range, list[Tick]]:
+    """Return the range of the vertical axis and its ticks.
+
+    It begins at 0 unless all values are in the upper half. Of many points the highest 2 % are cut
+    off.
+    """
     place = max(0, int(0.98 * len(ys)) - 1)
     high = sorted(ys)[place] if len(ys) > 20 else max(ys)
-    return min(0.0, *ys), high
+    low = min(0.0, *ys) if not high / 2 < min(ys) < high else min(ys)
+    step = _round_step(high - low, 0.0)
+    low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
+    return (low, max(high, low + step)), _ticks(low, max(high, low + step))
 
 
-def _axes(xs: Range, ys: Range, at: Callable[[Point], Point]) -> list[str]:
+def _round_step(length: float, least: float) -> float:
+    """Return 1, 2 or 5 times a power of ten, at least a seventh of ``length`` and ``least``.
+
+    1 for a length of 0.
+    """
+    shortest = max(length / _MOST_STEPS, least)
+    if shortest <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(shortest))
+    steps = (factor * power for factor in (1, 2, 5, 10))
+    return next(step for step in steps if step >= shortest * (1 - 1e-9))
+
+
+def _ticks(low: float, high: float, least: float = 0.0) -> list[Tick]:
+    """Return (value, label) of the round numbers from ``low`` to ``high``.
+
+    They are a multiple of ``least`` apart, so that no two labels are equal; where no round number
+    lies between, ``low`` is the only one.
+    """
+    step = _round_step(high - low, least)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    if first > last:
+        return [(low, f"{low:.4g}")]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [(n * step, f"{n * step:,.{decimals}f}") for n in range(first, last + 1)]
+
+
+def _axes(
+    x_ticks: Sequence[Tick], y_ticks: Sequence[Tick], at: Callable[[Point], Point]
+) -> list[str]:
     """Return grid lines and the numbers beside both axes."""
     parts = []
     right = _LEFT + _WIDTH
-    for step in range(5):
-        value = ys[0] + (ys[1] - ys[0]) * step / 4
-        y = at((xs[0], value))[1]
+    for value, label in y_ticks:
+        y = at((x_ticks[0][0], value))[1]
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
-    for step in range(5):
-        value = xs[0] + (xs[1] - xs[0]) * step / 4
-        x, y = at((value, ys[0]))[0], _TOP + _HEIGHT + 18
-        parts.append(f'<text x="{x}" y="{y}" text-anchor="middle">{value:.0f}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{label}</text>')
+    for value, label in x_ticks:
+        x, y = at((value, y_ticks[0][0]))[0], _TOP + _HEIGHT + 18
+        parts.append(f'<text x="{x}" y="{y}" text-anchor="middle">{label}</text>')
     return parts
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydratune import metric_table
+from hydratune.metric_format import with_unit
 from hydratune.metric_table import Direction, Metric, Unit, main_metric, title
 from hydratune.records.files import Json
 
@@ -17,10 +18,11 @@ MeasuredValues = Mapping[str, Json]
 class Change:
     """A measure of forgetting before and after training; the divergence has no values of its own.
 
-    ``interval`` is that of the difference: None where there are too few items for one.
+    ``interval`` is that of the difference: None where there are too few items for one. ``key`` is
+    the metric after training.
     """
 
-    title: str
+    key: str
     before: float | None
     after: float
     difference: float | None = None
@@ -59,9 +61,9 @@ def changes(measured: MeasuredValues) -> list[Change]:
         delta = f"{key}_delta"
         if delta in measured:
             values = measured[f"{key}_base"], measured[key], measured[delta]
-            rows.append(Change(title(key), *values, intervals.get(delta)))
+            rows.append(Change(key, *values, intervals.get(delta)))
     if "forgetting/kl" in measured:
-        rows.append(Change(title("forgetting/kl"), None, measured["forgetting/kl"]))
+        rows.append(Change("forgetting/kl", None, measured["forgetting/kl"]))
     return rows
 
 
@@ -73,5 +75,6 @@ def without_leaks(measured: MeasuredValues) -> str:
     every, clean = measured[f"eval/{name}"], measured[f"eval_clean/{name}"]
     return (
         f"some test rows are in training, or nearly: without them {title(f'eval/{name}')}"
-        f" is {clean:.3f} instead of {every:.3f} ({measured['eval_clean/rows']:.0f} rows)"
+        f" is {with_unit(f'eval/{name}', clean)} instead of"
+        f" {with_unit(f'eval/{name}', every)} ({measured['eval_clean/rows']:.0f} rows)"
     )

@@ -33,15 +33,24 @@ from hydratune.evaluation.result_rows import (
     changes,
     without_leaks,
 )
+from hydratune.metric_format import difference as format_difference
+from hydratune.metric_format import (
+    difference_form,
+    difference_with_unit,
+    heading,
+    with_interval,
+    with_unit,
+    written,
+)
 from hydratune.metric_table import (
     RUN_METRICS,
     SYSTEM_TITLES,
-    Unit,
     lower_is_better,
     main_metric,
     title,
 )
 from hydratune.records.files import Json, read_json, read_text, write_text
+from hydratune.records.headline import headline
 from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import EvaluationConfig
@@ -93,10 +102,10 @@ def _heading(record: RunDirectory, settings: Mapping[str, object]) -> dict[str, 
     damaged = [*digests.problems(record.path), *digests.problems(record.file(RunFile.hydra))]
     return {
         "name": str(settings.get("name") or record.path.name),
+        "headline": mask(headline(settings)),
         "path": mask(str(record.path)),
         "state": str(status.get("state", "unknown")),
         "error": mask(". ".join([*errors, *damaged])),
-        "model": str(settings.get("model.name", "")),
     }
 
 
@@ -111,7 +120,7 @@ def _results(measured: MeasuredValues, main: str | None) -> dict[str, object]:
         secrets = canaries.sentence(measured, intervals)
     return {
         "systems": [SYSTEM_TITLES[system] for system in systems],
-        "main": title(f"eval/{main}") if main else "",
+        "main": heading(f"eval/{main}") if main else "",
         "bars": _bars(measured, systems, main),
         "rows": _table(measured, systems),
         "clean": without_leaks(measured),
@@ -172,8 +181,7 @@ def _bars(
     return [
         {
             "title": SYSTEM_TITLES[system],
-            "value": f"{float(measured[key]):.3f}",
-            "interval": intervals.get(key),
+            "value": with_interval(key, float(measured[key]), intervals.get(key)),
             "bar": bar(float(measured[key]), intervals.get(key), largest, best=system == "eval"),
         }
         for system, key in keys.items()
@@ -182,17 +190,16 @@ def _bars(
 
 def _table(measured: MeasuredValues, systems: Sequence[str]) -> list[tuple[str, list[str]]]:
     return [
-        (row.title, [_number(measured, f"{system}/{row.name}") for system in systems])
+        (
+            heading(f"eval/{row.name}"),
+            [_number(measured, f"{system}/{row.name}") for system in systems],
+        )
         for row in answer_metrics(measured, systems)
     ]
 
 
 def _number(measured: MeasuredValues, key: str) -> str:
-    if key not in measured:
-        return "-"
-    interval = measured.get("intervals", {}).get(key)
-    value = f"{measured[key]:,.4g}"
-    return f"{value} [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else value
+    return with_interval(key, measured.get(key), measured.get("intervals", {}).get(key))
 
 
 def _verdicts(
@@ -236,11 +243,14 @@ def _verdict(
     name: str, ours: Measure, theirs: Measure, groups: Sequence[str], config: EvaluationConfig
 ) -> str:
     change = difference(ours, theirs, groups, config.confidence, config.bootstrap_samples)
-    better = (change.value < 0) == lower_is_better(f"eval/{name}")
+    key = f"eval/{name}"
+    better = (change.value < 0) == lower_is_better(key)
     word = "statistically indistinguishable"
     if change.p < 1 - config.confidence:
         word = "better" if better else "worse"
-    return f"{change.value:+.3f} {change.interval_text('+.3f')}, p = {change.p:.2g}: {word}"
+    value = difference_with_unit(key, change.value)
+    interval = change.interval_text(*difference_form(key))
+    return f"{value} {interval}, p = {change.p:.2g}: {word}"
 
 
 def _chart(record: RunDirectory, measured: MeasuredValues) -> str:
@@ -270,9 +280,12 @@ def _forgotten(measured: MeasuredValues) -> list[tuple[str, str, str, str]]:
     """Return (title, before, after, difference) for each measure of forgetting."""
     rows = []
     for change in changes(measured):
-        before = "" if change.before is None else f"{change.before:.4f}"
-        delta = "" if change.difference is None else f"{change.difference:+.4f} {_edges(change)}"
-        rows.append((change.title, before, f"{change.after:.4f}", delta))
+        key = change.key
+        before = "" if change.before is None else written(key, change.before)
+        delta = ""
+        if change.difference is not None:
+            delta = f"{format_difference(key, change.difference)} {_edges(change)}"
+        rows.append((heading(key), before, written(key, change.after), delta))
     if measured.get("forgetting/within_budget") is False:
         rows.append(("more was lost than evaluation.forgetting.fail allows", "", "", ""))
     return rows
@@ -281,16 +294,13 @@ def _forgotten(measured: MeasuredValues) -> list[tuple[str, str, str, str]]:
 def _edges(change: Change) -> str:
     if not change.interval:
         return "(too few items for an interval)"
-    return f"[{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
+    low, high = (format_difference(change.key, edge) for edge in change.interval)
+    return f"[{low}, {high}]"
 
 
 def _costs(measured: MeasuredValues) -> list[tuple[str, str]]:
     rows = [row for row in RUN_METRICS if row.name.startswith("cost/") and row.name in measured]
-    return [(row.title, _with_unit(row.unit, measured[row.name])) for row in rows]
-
-
-def _with_unit(unit: Unit, value: float) -> str:
-    return f"{value / 2**30:.2f} GiB" if unit is Unit.bytes else f"{value:,.0f}"
+    return [(row.title, with_unit(row.name, measured[row.name])) for row in rows]
 
 
 def _environment(record: RunDirectory) -> dict[str, str]:
@@ -346,7 +356,7 @@ def _answer(
     texts |= {name: rows[item] for name, rows in others.items() if item in rows}
     return {
         "id": str(row.get("id")),
-        "score": f"{_quality(row, main):.2f}",
+        "score": f"{100 * _quality(row, main):.0f} %",
         "leaky": bool(row.get("leaky")),
         "cut": row.get("finish_reason") == "length",
         "request": user_text(row)[:_LONGEST],

@@ -6,7 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.evaluation.result_rows import Change, MeasuredValues, answer_metrics, changes
-from hydratune.metric_table import SYSTEM_TITLES, Unit
+from hydratune.metric_format import difference, heading, with_interval, written
+from hydratune.metric_table import SYSTEM_TITLES
 
 _MAX_FIELDS = 12  # of a JSON answer, shown one by one
 
@@ -22,7 +23,7 @@ def results(measured: MeasuredValues, systems: Sequence[str], shots: int) -> Tab
         style = "bold green" if system == "eval" else ""
         table.add_column(heading, justify="right", style=style)
     for metric in answer_metrics(measured, systems):
-        cells = (_cell(measured, f"{system}/{metric.name}", metric.unit) for system in systems)
+        cells = (_cell(measured, f"{system}/{metric.name}") for system in systems)
         table.add_row(escape(metric.title), *cells)
         if metric.name == "field_f1":
             _add_fields(table, measured, systems)
@@ -38,23 +39,15 @@ def _add_fields(table: Table, measured: MeasuredValues, systems: Sequence[str]) 
     prefix = f"{systems[-1]}/field_f1/"
     fields = [key.removeprefix(prefix) for key in measured if key.startswith(prefix)]
     for field in fields if len(fields) <= _MAX_FIELDS else []:
-        cells = (_cell(measured, f"{system}/field_f1/{field}", Unit.rate) for system in systems)
+        cells = (_cell(measured, f"{system}/field_f1/{field}") for system in systems)
         table.add_row(f"[dim]  {escape(field)}", *cells, style="dim")
 
 
-def _cell(measured: MeasuredValues, key: str, unit: Unit) -> str:
+def _cell(measured: MeasuredValues, key: str) -> str:
     """Return a value with its interval; a dash where the system's answers have nothing to count."""
-    if key not in measured:
-        return "-"
-    value, interval = measured[key], measured["intervals"].get(key)
-    if unit is Unit.count:
-        return f"{value:,.0f}"
-    scale, digits = (100, 1) if unit is Unit.rate else (1, 3 if value < 1000 else 0)
-    text = f"{scale * value:.{digits}f}"
-    if not interval:
-        return text
-    low, high = (f"{scale * edge:.{digits}f}" for edge in interval)
-    return f"{text} [dim]\\[{low}, {high}][/]"
+    text = with_interval(key, measured.get(key), measured["intervals"].get(key))
+    value, bracket, interval = text.partition(" [")
+    return f"{value} [dim]\\[{interval}[/]" if bracket else value
 
 
 def forgetting(measured: MeasuredValues) -> Table:
@@ -63,18 +56,20 @@ def forgetting(measured: MeasuredValues) -> Table:
     for column in ("", "before", "after", "difference"):
         table.add_column(column, justify="right" if column else "left")
     for change in changes(measured):
-        before = "" if change.before is None else f"{change.before:.4f}"
-        table.add_row(change.title, before, f"{change.after:.4f}", _difference(change))
+        before = "" if change.before is None else written(change.key, change.before)
+        after = written(change.key, change.after)
+        table.add_row(heading(change.key), before, after, _difference(change))
     return table
 
 
 def _difference(change: Change) -> str:
     if change.difference is None:
         return ""
+    text = difference(change.key, change.difference)
     if not change.interval:
-        return f"{change.difference:+.4f} [dim](too few)[/]"
-    low, high = change.interval
-    return f"{change.difference:+.4f} [dim]\\[{low:+.4f}, {high:+.4f}][/]"
+        return f"{text} [dim](too few)[/]"
+    low, high = (difference(change.key, edge) for edge in change.interval)
+    return f"{text} [dim]\\[{low}, {high}][/]"
 
 
 def times(seconds: Mapping[str, float]) -> Table:

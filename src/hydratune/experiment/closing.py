@@ -8,12 +8,20 @@ from hydratune.console import console, section
 from hydratune.data.sources.contracts import ContractsData
 from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
 from hydratune.evaluation.result_rows import without_leaks
+from hydratune.experiment import validation_answers
 from hydratune.experiment.job import Job
+from hydratune.experiment.training import ANSWERING
+from hydratune.metric_table import VALIDATION, main_metric, title
 from hydratune.models import turn_ends
+from hydratune.records.headline import headline
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
+from hydratune.settings.monitor import Monitor
 from hydratune.settings.overrides import as_typed
+from hydratune.settings.registry import flat, plain
+from hydratune.settings.secrets import mask
+from hydratune.training.task import Measured
 
 
 def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hint: str) -> None:
@@ -31,6 +39,8 @@ def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hi
 
 def _print_results(job: Job, metrics: RunMetrics) -> None:
     content, values = metrics.to_json(), metrics.values
+    line = headline(flat(plain(job.config)))
+    console.print(f"[bold]{escape(mask(line))}", soft_wrap=True)
     console.print(terminal.results(content, metrics.systems, len(job.examples)))
     console.print(terminal.times(job.seconds))
     speed, memory = values["cost/tokens_per_second"], values["cost/peak_memory_bytes"]
@@ -38,6 +48,7 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
         f"validation loss {values['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory"
         f" {memory / 2**30:.1f} GiB"
     )
+    _print_validation(job, metrics)
     if "forgetting/within_budget" in values:
         _print_forgetting(job, metrics)
     if "memorisation/difference" in values:
@@ -50,6 +61,30 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
     overfitted = metrics.course["verdict"] == overfitting.Verdict.overfitted.value
     colour = "[yellow]" if overfitted else ""
     console.print(f"{colour}{metrics.course['advice']}", soft_wrap=True)
+
+
+def _print_validation(job: Job, metrics: RunMetrics) -> None:
+    """Print the answers to the validation rows, what they cost, and what they would have chosen."""
+    if job.validation_set is None:
+        return
+    monitor = Monitor.read(job.config.trainer.monitor)
+    name = monitor.metric
+    if monitor.is_loss:
+        name = f"{VALIDATION}/{main_metric(metrics.values, f'{VALIDATION}/') or 'nll'}"
+    if name in metrics.values:
+        interval = metrics.intervals.get(name)
+        edges = (interval[0], interval[1]) if interval else None
+        value = validation_answers.describe(name, Measured(metrics.values[name], edges))
+        rows = metrics.settings["validation"]["rows"]
+        spent = job.seconds.get(ANSWERING, 0.0)
+        share = 100 * spent / sum(job.seconds.values())
+        console.print(
+            f"{title(name)} {value} on {rows} validation rows; answering them took {spent:.1f} s,"
+            f" {share:.0f} % of the run",
+            soft_wrap=True,
+        )
+    for sentence in metrics.settings["objective"].get("other_choices", []):
+        console.print(f"[yellow]{escape(sentence)}", soft_wrap=True)
 
 
 def _print_forgetting(job: Job, metrics: RunMetrics) -> None:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from hydratune import metric_format
 from hydratune.console import console
 from hydratune.errors import ConfigError, Problem
 from hydratune.evaluation import metrics
 from hydratune.evaluation.constrained import guide_for, library, no_schema
 from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.measures import Measure, difference, groups_of
+from hydratune.evaluation.statistics import Difference
 from hydratune.experiment.finished_run import FinishedRun, load_model
 from hydratune.metric_table import is_likelihood
 from hydratune.records.files import write_json, write_jsonl
@@ -95,6 +97,10 @@ def _new_table(title: str, evaluation: EvaluationConfig) -> Table:
     return table
 
 
+def _interval(metric: str, change: Difference) -> str:
+    return change.interval_text(*metric_format.difference_form(metric))
+
+
 def _compare(
     system: str,
     constrained: Mapping[str, Measure],
@@ -113,7 +119,7 @@ def _compare(
         if "/" in name or name not in free or is_likelihood(name):
             continue
         change = difference(measure, free[name], groups, confidence, samples)
-        key = f"{system}_constrained/{name}"
+        own, key = f"eval/{name}", f"{system}_constrained/{name}"
         content[key] = measure.value
         content[f"{key}_difference"] = {
             "value": change.value,
@@ -121,10 +127,10 @@ def _compare(
             "p": change.p,
         }
         table.add_row(
-            escape(name),
-            f"{free[name].value:.4f}",
-            f"{measure.value:.4f}",
-            f"{change.value:+.4f} {escape(change.interval_text('+.4f'))}",
+            escape(metric_format.heading(own)),
+            metric_format.written(own, free[name].value),
+            metric_format.written(own, measure.value),
+            f"{metric_format.difference(own, change.value)} {escape(_interval(own, change))}",
             f"{change.p:.2g}",
         )
     return content

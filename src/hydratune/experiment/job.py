@@ -48,7 +48,7 @@ class Job:
     start: AdapterFolder | None  # the adapter that is trained further
     # the base model's generation config has every token that ends an answer
     base_declares_turn_ends: bool
-    sample: TestSet | None = None  # validation rows that are answered during training
+    validation_set: TestSet | None = None  # validation rows that are answered during training
     # the checkpoint from which the run is resumed; PyTorch's checkpoints are untyped
     checkpoint: Mapping[str, Json] | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # wall seconds by stage

@@ -27,6 +27,7 @@ from hydratune.records.run_directory import is_main_process
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.evaluation import Baseline
 from hydratune.settings.model import Source
+from hydratune.settings.monitor import Monitor
 from hydratune.training.schedules import total_steps
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
         examples=_few_shot_examples(config, rows.sets, test_set),
         start=start,
         base_declares_turn_ends=reader.turn_end_ids <= of_model(model.generation_config),
-        sample=_sample_set(config, rows.sets, encoder, test_set),
+        validation_set=_validation_set(config, rows.sets, encoder, test_set),
     )
     if is_main_process():
         notices.print_notices(job, warning)
@@ -192,22 +193,23 @@ def _few_shot_examples(config: TrainConfig, sets: RowSets, test_set: assess.Test
     return examples
 
 
-def _sample_set(
+def _validation_set(
     config: TrainConfig, sets: RowSets, encoder: ChatEncoder, test: assess.TestSet
 ) -> assess.TestSet | None:
-    """Return the validation rows that are answered during training, or None if none are wanted.
+    """Return the validation rows that are answered during training, or None if none are.
 
     They are the first different rows in the order of their hashes, scored like the test rows if
-    their answers allow it.
+    their answers allow it. Raises ``ConfigError`` if these scores lack ``trainer.monitor``.
     """
-    settings = config.evaluation
-    if settings.every_steps is None:
+    settings, monitor = config.evaluation, Monitor.read(config.trainer.monitor)
+    if settings.validate_every is None and monitor.is_loss:
         return None
     different = {row.content_hash: row for row in sets.validation}
-    rows = [different[key] for key in sorted(different)[: settings.sample]]
+    rows = [different[key] for key in sorted(different)[: settings.validation_rows]]
     references = [*test.references, *map(encoder.reference_answer, rows)]
     task = metrics.choose_task(settings.task, references, settings.metrics)
     every_row = replace(settings, max_rows=None)
-    test_set = assess.TestSet(rows, encoder, every_row, task, test.schema, test.context)
-    test_set.check(test_set.zero_shot())
-    return test_set
+    validation = assess.TestSet(rows, encoder, every_row, task, test.schema, test.context)
+    validation.check(validation.zero_shot())
+    compatibility.check_monitor(monitor, validation)
+    return validation

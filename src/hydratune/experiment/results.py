@@ -1,20 +1,18 @@
 """metrics.json: the metrics of every probe, of the loss curve, and what the run cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hydratune.evaluation import metrics, overfitting
+from hydratune.evaluation.metrics import MetricValue
 from hydratune.experiment.job import Job
 from hydratune.experiment.probes import ProbeResult
+from hydratune.experiment.validation_answers import other_choices
 from hydratune.models import hardware
+from hydratune.records.files import Json
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.predictions import Prediction
+from hydratune.settings.monitor import Monitor
 from hydratune.training.fit import Fitted
-
-_OBJECTIVE = {
-    "metric": "val/loss",
-    "mode": "min",
-    "chosen": "the checkpoint with the lowest validation loss",
-}
 
 
 def collect(
@@ -22,19 +20,22 @@ def collect(
     fitted: Fitted,
     predictions: dict[str, list[Prediction]],
     answers: ProbeResult,
+    validation: Mapping[str, MetricValue],
     probes: Sequence[ProbeResult],
 ) -> RunMetrics:
     """Return the content of metrics.json.
 
     ``answers`` are the metrics of ``predictions``, which hold the answers of every system to the
-    test rows; ``probes`` those of all other probes.
+    test rows; ``validation`` are those of the kept weights' answers to the validation rows;
+    ``probes`` those of all other probes.
     """
-    course = overfitting.course(fitted.history)
+    monitor = Monitor.read(job.config.trainer.monitor)
+    course = overfitting.course(fitted.history, int(fitted.best["step"]) if fitted.best else None)
     result = RunMetrics(
         answers=answers.values | course.flat(),
         course=course.stored(),
-        training=_losses_and_costs(job, fitted),
-        intervals=answers.intervals,
+        training=_losses_and_costs(job, fitted, monitor, validation),
+        intervals=answers.intervals | _intervals(validation, monitor),
         seconds={stage: round(seconds, 2) for stage, seconds in job.seconds.items()},
     )
     for measured in probes:
@@ -49,15 +50,44 @@ def collect(
     for system in predictions:
         few_shot = {"shots": len(job.examples)} if system == "fewshot" else {}
         result.settings[system] = {**settings, **few_shot}
-    result.settings["objective"] = dict(_OBJECTIVE)
+    result.settings["objective"] = _objective(monitor)
+    if others := other_choices(fitted.history, monitor):
+        result.settings["objective"]["other_choices"] = others
+    if job.validation_set is not None:
+        rows = job.validation_set
+        result.settings["validation"] = {
+            "rows": len(rows.rows),
+            "metrics": list(rows.families),
+            "step": int(fitted.best["step"]) if fitted.best is not None else None,
+        }
     return result
 
 
-def _losses_and_costs(job: Job, fitted: Fitted) -> dict[str, float | None]:
+def _objective(monitor: Monitor) -> dict[str, Json]:
+    """Return by what the weights were chosen, for metrics.json."""
+    if monitor.is_loss:
+        chosen = "the checkpoint with the lowest validation loss"
+    else:
+        chosen = f"the checkpoint with the {'lowest' if monitor.lower else 'highest'} value"
+    return {"metric": monitor.metric, "mode": monitor.mode, "chosen": chosen}
+
+
+def _intervals(validation: Mapping[str, MetricValue], monitor: Monitor) -> dict[str, list[float]]:
+    """Return the intervals of the metrics of the validation answers, and of the objective."""
+    intervals = {name: list(own.interval) for name, own in validation.items() if own.interval}
+    if monitor.metric in intervals:
+        intervals["objective"] = intervals[monitor.metric]
+    return intervals
+
+
+def _losses_and_costs(
+    job: Job, fitted: Fitted, monitor: Monitor, validation: Mapping[str, MetricValue]
+) -> dict[str, float | None]:
     return {
         "train/loss": fitted.history[-1]["train/loss"],
         "val/loss": fitted.best_loss,
-        "objective": fitted.best_loss,
+        **{name: own.value for name, own in validation.items()},
+        "objective": fitted.best[monitor.metric] if fitted.best is not None else None,
         "cost/wall_seconds": round(sum(job.seconds.values()), 2),
         "cost/cpu_seconds": round(job.cpu_seconds(), 2),
         "cost/tokens": fitted.tokens,

@@ -18,6 +18,7 @@ from hydratune.experiment.job import Job
 from hydratune.records.files import Json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import Resume
+from hydratune.settings.monitor import Monitor
 from hydratune.settings.registry import flat, plain
 from hydratune.tracking import environment
 from hydratune.training import resume, schedules
@@ -27,6 +28,7 @@ from hydratune.training.validation import patience_of
 
 # the groups of settings that decide what is trained
 _TRAINED_BY = ("seed", "model", "data", "adapter", "optimizer", "trainer")
+_ANSWERED = ("task", "metrics", "max_new_tokens", "validation_rows")  # what answers depend on
 _FREE = "trainer.checkpoint_minutes"  # a setting of them that does not
 _UNCHANGED = ("training data", "base model", "starting adapter")  # with which a run is resumed
 
@@ -38,6 +40,8 @@ def identity(job: Job) -> dict[str, Json]:
         for key, value in flat(plain(job.config)).items()
         if key.split(".")[0] in _TRAINED_BY and key != _FREE
     }
+    if not Monitor.read(job.config.trainer.monitor).is_loss:  # answers choose the best checkpoint
+        settings |= {f"evaluation.{k}": str(getattr(job.config.evaluation, k)) for k in _ANSWERED}
     splits = job.data_facts["splits"]
     start = {}
     if job.start is not None:

@@ -15,7 +15,15 @@ from hydratune.console import console, section
 from hydratune.data.preview import show
 from hydratune.errors import Paused, RunInterrupted, refuse
 from hydratune.evaluation import panel
-from hydratune.experiment import closing, data_consistency, opening, probes, results, training
+from hydratune.experiment import (
+    closing,
+    data_consistency,
+    opening,
+    probes,
+    results,
+    training,
+    validation_answers,
+)
 from hydratune.experiment.context import RunContext
 from hydratune.experiment.job import Job, timed
 from hydratune.experiment.prepare import prepare
@@ -127,7 +135,8 @@ def _measure_and_train(job: Job, record: RunDirectory, tracker: Tracker) -> RunM
 
     answers = test_rows.after()
     measured = [probe.after() for probe in others]
-    metrics = results.collect(job, fitted, test_rows.predictions, answers, measured)
+    validation = validation_answers.at_kept_weights(job, record, fitted.best)
+    metrics = results.collect(job, fitted, test_rows.predictions, answers, validation, measured)
     metrics.write(record.metrics_file)
     tracker.log_summary(metrics.values)
     tracker.log_predictions(test_rows.predictions["eval"])

@@ -13,7 +13,7 @@ from hydratune.data.rows import stable_hash
 from hydratune.errors import DivergedError, Paused, RunError
 from hydratune.experiment.job import Job
 from hydratune.experiment.resuming import find_checkpoint, identity
-from hydratune.experiment.sample import sampler
+from hydratune.experiment.validation_answers import answer_function
 from hydratune.models import hardware
 from hydratune.models.memory_plan import MemoryPlan
 from hydratune.records.environment import Environment
@@ -28,6 +28,8 @@ from hydratune.training.parameter_groups import refuse_unused_rates
 from hydratune.training.patches import with_lean_layers
 from hydratune.training.schedules import total_steps
 from hydratune.training.task import Resumption, TrainingServices, TrainingTask
+
+ANSWERING = "validation by answers"  # stage of the wall seconds
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -162,7 +164,7 @@ def _fit(job: Job, record: RunDirectory, logger: "Logger | Literal[False]") -> F
         context.compute.pool,
         context.resources,
         context.schedule,
-        answer=sampler(job, record),
+        answer=answer_function(job, record),
         on_plan=lambda plan: _print_plan(job, record, plan),
     )
     fitted = fit(task, Resumption(job.checkpoint, identity(job), job.cpu_seconds), services)
@@ -170,7 +172,9 @@ def _fit(job: Job, record: RunDirectory, logger: "Logger | Literal[False]") -> F
     if fitted.frozen_seconds:
         job.seconds["layers that stay as they are"] = fitted.frozen_seconds
     job.seconds["training"] = fitted.training_seconds
-    job.seconds["validation"] = fitted.validation_seconds
+    job.seconds["validation"] = fitted.validation_seconds - fitted.answering_seconds
+    if fitted.answering_seconds:
+        job.seconds[ANSWERING] = fitted.answering_seconds
     return fitted
 
 

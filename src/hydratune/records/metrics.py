@@ -8,7 +8,8 @@ from hydratune.errors import RunError
 from hydratune.records.files import Json, read_json, write_json
 
 _STRUCTURES = ("course", "settings", "intervals", "seconds")
-_TRAINING = ("train/loss", "val/loss", "objective", "cost/")
+_TRAINING = ("train/loss", "val/", "objective", "cost/")
+_NO_SYSTEMS = ("objective", "validation")  # of ``settings``, beside the systems
 _PROBES = ("forgetting/", "memorisation/")
 
 
@@ -35,7 +36,7 @@ class RunMetrics:
     @property
     def systems(self) -> list[str]:
         """The systems whose answers were measured: base, fewshot, eval."""
-        return [name for name in self.settings if name != "objective"]
+        return [name for name in self.settings if name not in _NO_SYSTEMS]
 
     def to_json(self) -> dict[str, Json]:
         """Return the content of the file, in the order in which it is written."""

@@ -51,7 +51,7 @@ class RunFile(StrEnum):
     evaluation_lm_eval = "evaluation_lm_eval.json"
     judge = "judge"  # folder of hydratune judge
     history = "history.csv"  # losses and learning rate by step
-    sample = "sample.jsonl"  # answers to a few validation rows during training
+    validation = "validation.jsonl"  # answers to validation rows during training
     canaries = "canaries.jsonl"
     forgetting = "forgetting.jsonl"
     report = "report.html"
@@ -135,10 +135,6 @@ class RunDirectory:
     @property
     def history_file(self) -> Path:
         return self.file(RunFile.history)
-
-    @property
-    def sample_file(self) -> Path:
-        return self.file(RunFile.sample)
 
     @property
     def log_file(self) -> Path:
@@ -240,7 +236,7 @@ class RunDirectory:
         # of a process that was killed while it wrote: no other process is working here
         for file in self.checkpoints.glob(".*.tmp"):
             file.unlink(missing_ok=True)
-        kept = (self.checkpoints, self.sample_file) if keep_checkpoints else ()
+        kept = (self.checkpoints, self.file(RunFile.validation)) if keep_checkpoints else ()
         old = [path for path in self.contents() if path not in kept]
         if not old:
             return
@@ -256,7 +252,7 @@ class RunDirectory:
         """Restore a finished run, with its ``status``, that was to be trained further."""
         kept = max(self.path.glob("finished*"), key=lambda folder: (len(folder.name), folder.name))
         for path in self.contents():
-            if path not in (self.checkpoints, self.sample_file):
+            if path not in (self.checkpoints, self.file(RunFile.validation)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in kept.iterdir():
             path.rename(self.path / path.name)

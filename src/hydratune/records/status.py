@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydratune.settings.secrets import mask
 
@@ -34,10 +34,25 @@ class Outcome(StrEnum):
 
 
 class Rung(NamedTuple):
-    """A validation loss that a run reported to its sweep."""
+    """What a run reported to its sweep after some steps; None: not a finite number, or no such."""
 
     step: int
-    loss: float | None  # None: not a finite number
+    loss: float | None  # validation loss
+    value: float | None = None  # of trainer.monitor, where that is another metric
+    interval: tuple[float, float] | None = None  # confidence interval of ``value``
+
+    @classmethod
+    def read(cls, entry: list[Any]) -> "Rung":
+        """Return an entry of ``rungs`` in status.json."""
+        step, loss, *more = entry
+        value, interval = (*more, None, None)[:2]
+        return cls(step, loss, value, (interval[0], interval[1]) if interval else None)
+
+    def stored(self) -> list[object]:
+        """Return the entry of ``rungs`` in status.json."""
+        if self.value is None and self.interval is None:
+            return [self.step, self.loss]
+        return [self.step, self.loss, self.value, list(self.interval) if self.interval else None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,7 @@ class Halved:
     step: int
     value: float | None = None  # validation loss there; None: not a finite number
     rung: int | None = None  # number of the rung, from 0
+    monitored: float | None = None  # the metric by which it was judged, where that is no loss
 
 
 # what does not outlast a new start of the run
@@ -119,18 +135,19 @@ class Status:
         value = self.content.get("halved")
         if not isinstance(value, dict) or not isinstance(value.get("step"), int):
             return None
-        loss, rung = value.get("value"), value.get("rung")
+        loss, rung, monitored = value.get("value"), value.get("rung"), value.get("monitored")
         return Halved(
             value["step"],
             float(loss) if isinstance(loss, (int, float)) else None,
             rung if isinstance(rung, int) else None,
+            float(monitored) if isinstance(monitored, (int, float)) else None,
         )
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
         """The losses that the run has reported to its sweep, in the order of their steps."""
         value = self.content.get("rungs")
-        return tuple(Rung(step, loss) for step, loss in value) if isinstance(value, list) else ()
+        return tuple(map(Rung.read, value)) if isinstance(value, list) else ()
 
     def _text(self, key: str) -> str | None:
         value = self.content.get(key)
@@ -167,21 +184,28 @@ class Status:
         """Return the status of a run that waits for its sweep to decide."""
         return self.changed(state=State.waiting.value, paused=True)
 
-    def report(self, step: int, loss: float | None) -> "Status":
-        """Return the status with the loss at a rung; ``loss`` is None if it is not finite.
+    def report(self, rung: Rung) -> "Status":
+        """Return the status with what was measured at a rung.
 
         What was reported at later steps, before the run was resumed, is dropped.
         """
-        earlier = [[rung.step, rung.loss] for rung in self.rungs if rung.step < step]
-        return self.changed(rungs=[*earlier, [step, loss]])
+        earlier = [own.stored() for own in self.rungs if own.step < rung.step]
+        return self.changed(rungs=[*earlier, rung.stored()])
 
-    def halve(self) -> "Status":
-        """Return the status of a run that is stopped at its last rung."""
-        step, loss = self.rungs[-1]
+    def halve(self, judged_by: str = "") -> "Status":
+        """Return the status of a run that is stopped at its last rung.
+
+        ``judged_by``: the metric by which it was judged and its value, in words, if that is not the
+        loss.
+        """
+        step, loss, value, _ = self.rungs[-1]
         why = f"halved at step {step}"
         if loss is not None:
-            why = f"halved: not among the best at step {step} (validation loss {loss:.4f})"
-        halved = {"step": step, "value": loss, "rung": len(self.rungs) - 1}
+            numbers = ", ".join(filter(None, [judged_by, f"validation loss {loss:.4f}"]))
+            why = f"halved: not among the best at step {step} ({numbers})"
+        halved: dict[str, object] = {"step": step, "value": loss, "rung": len(self.rungs) - 1}
+        if judged_by:
+            halved["monitored"] = value
         return self.changed(halved=halved).end(State.stopped, why)
 
     def leave_pack(self, why: str) -> "Status":

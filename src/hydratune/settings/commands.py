@@ -245,6 +245,9 @@ def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
         yield Problem("run", run, why, fix)
 
 
+# settings of older runs that changed nothing in the weights
+_NO_LONGER_SETTINGS = ("evaluation.every_steps", "evaluation.sample")
+
 COMMANDS: dict[str, type[CommandConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
@@ -261,6 +264,10 @@ def load(path: Path) -> TrainConfig:
     """
     config = load_yaml(path)
     assert isinstance(config, DictConfig)
+    for key in _NO_LONGER_SETTINGS:
+        group, _, name = key.partition(".")
+        if isinstance(config.get(group), DictConfig):
+            config[group].pop(name, None)
     return typed(config, TrainConfig)
 
 

@@ -83,10 +83,10 @@ class EvaluationConfig:
     max_rows: int | None = None  # of the test set; null: all
     confidence: float = 0.95  # of all intervals
     bootstrap_samples: int = 2000  # resamples for confidence intervals
-    # optimizer steps between two evaluations of a sample of the validation rows during training;
-    # null: never
-    every_steps: int | None = None
-    sample: int = 8  # rows of that sample
+    # val/<metric> is measured during training, by answers to validation rows, at every so many
+    # validations: 1: at each; null: at none, unless trainer.monitor needs it
+    validate_every: int | None = None
+    validation_rows: int | None = 32  # validation rows that are answered then; null: all
     # number of training and held-out rows whose answers are continued from their middle; 0: none
     memorisation: int = 0
     # number of invented rows with secrets added to the training rows, to measure how well they are
@@ -104,8 +104,8 @@ class EvaluationConfig:
         yield from at_least("evaluation.bootstrap_samples", self.bootstrap_samples, 100)
         yield from at_least("evaluation.memorisation", self.memorisation, 0)
         yield from at_least("evaluation.canaries", self.canaries, 0)
-        yield from at_least("evaluation.every_steps", self.every_steps, 1)
-        yield from at_least("evaluation.sample", self.sample, 1)
+        yield from at_least("evaluation.validate_every", self.validate_every, 1)
+        yield from at_least("evaluation.validation_rows", self.validation_rows, 1)
         yield from self.forgetting.problems()
         if not 0.5 <= self.confidence < 1:
             why = "must be in [0.5, 1)"

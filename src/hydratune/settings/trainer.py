@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hydratune.errors import Problem
+from hydratune.settings import monitor
 from hydratune.settings.ranges import at_least, between, one_of
 from hydratune.settings.registry import variant
 
@@ -37,6 +38,10 @@ class TrainerConfig:
     accumulate_grad_batches: int = 1  # batches of one optimizer step
     gradient_clip_val: float | None = 1.0  # norm; null: no clipping
     validations_per_epoch: int = 2  # how often the validation loss is measured
+    # the metric of the validation rows that chooses the best checkpoint, and by which early
+    # stopping, halving, searches and the ranking judge: val/loss, val/field_f1, val/label_accuracy,
+    # val/rougeL ...; one without a known direction: val/my_metric:max
+    monitor: str = monitor.LOSS
     early_stopping_patience: int | None = None  # validations without improvement; null: off
     # stop at a loss above this times the median of the last 20 steps; null: only at NaN or inf
     max_loss_ratio: float | None = 5.0
@@ -67,6 +72,7 @@ class TrainerConfig:
         yield from at_least("trainer.max_epochs", self.max_epochs, 1, " epoch")
         for name in ("max_steps", "devices", "accumulate_grad_batches", "validations_per_epoch"):
             yield from at_least(f"trainer.{name}", getattr(self, name), 1)
+        yield from monitor.problems(self.monitor)
         yield from at_least("trainer.early_stopping_patience", self.early_stopping_patience, 1)
         if self.max_loss_ratio is not None and not self.max_loss_ratio > 1:
             why = "a loss equal to the usual one would stop the run"

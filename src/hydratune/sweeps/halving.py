@@ -6,6 +6,10 @@ that waits for the decision saves a checkpoint and leaves its thread to others; 
 best, it is resumed from there, equal to the last bit. ``sync`` decides when all jobs have reached a
 rung. ``asha`` (arXiv:1810.05934) resumes a job as soon as it is among the best of those seen so
 far, so no job waits, and some jobs are trained further that ``sync`` would have stopped.
+
+Jobs are judged by what they monitor. A metric of a few answers is coarse: many jobs may have the
+same value, or nearly. Those that its confidence interval does not distinguish from the last one
+that is trained further are ordered by their validation loss.
 """
 
 import logging
@@ -15,7 +19,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.options import HalvingOptions
+from hydratune.training.protocols import RungScore
 
 log = logging.getLogger(__name__)
 _POLL = 0.5  # seconds after which a waiting thread looks whether it is asked to leave
@@ -33,29 +39,32 @@ class JobState(Enum):
     failed = auto()
 
 
+_WORST = RungScore(math.inf)
+
+
 @dataclass
 class _Job:
-    losses: dict[int, float] = field(default_factory=dict)  # by the number of the rung
+    scores: dict[int, RungScore] = field(default_factory=dict)  # by the number of the rung
     state: JobState = JobState.new
-    final_loss: float | None = None
+    final_score: RungScore | None = None
 
     @property
     def rung(self) -> int:
         """The last rung that the job has reached; -1 before the first."""
-        return max(self.losses, default=-1)
+        return max(self.scores, default=-1)
 
-    def loss_at(self, rung: int) -> float | None:
-        """Return its loss at ``rung``; None if it is not known yet.
+    def score_at(self, rung: int) -> RungScore | None:
+        """Return its score at ``rung``; None if it is not known yet.
 
         A job that has failed, whenever that was, leaves its place at all rungs to the next best. A
-        job that finished without being judged counts with its final loss.
+        job that finished without being judged counts with its final score.
         """
         if self.state is JobState.failed:
-            return math.inf
-        if rung in self.losses:
-            return self.losses[rung]
+            return _WORST
+        if rung in self.scores:
+            return self.scores[rung]
         if self.state is JobState.finished:
-            return self.final_loss if self.final_loss is not None else math.inf
+            return self.final_score or _WORST
         return None
 
 
@@ -68,11 +77,13 @@ class HalvingScheduler:
         halving: HalvingOptions | None = None,
         leave: threading.Event | None = None,
         on_halved: Callable[[str], None] = lambda name: None,
+        monitor: Monitor | None = None,
     ) -> None:
         """``leave``: set when the whole pack is to leave. ``on_halved`` is called once for a job
-        that is stopped early, by any of the threads, while the others continue.
+        that is stopped early, by any of the threads, while the others continue. ``monitor``: by
+        what jobs are judged; None: the validation loss.
         """
-        self.halving = halving or HalvingOptions()
+        self.halving, self.monitor = halving or HalvingOptions(), monitor or Monitor()
         self._jobs = {name: _Job() for name in names}
         self._changed = threading.Condition()
         self._leave = leave or threading.Event()
@@ -81,10 +92,14 @@ class HalvingScheduler:
         self._announcing: set[str] = set()  # those for which it is being called
 
     def restore(
-        self, name: str, losses: Sequence[float], state: JobState, final_loss: float | None = None
+        self,
+        name: str,
+        scores: Sequence[RungScore],
+        state: JobState,
+        final_score: RungScore | None = None,
     ) -> None:
-        """Take over a job from an earlier start of this sweep, with its losses at the rungs."""
-        self._jobs[name] = _Job(dict(enumerate(losses)), state, final_loss)
+        """Take over a job from an earlier start of this sweep, with its scores at the rungs."""
+        self._jobs[name] = _Job(dict(enumerate(scores)), state, final_score)
 
     # ----------------------------------------------------------------------- called by job threads
     def next_job(self) -> str | None:
@@ -111,7 +126,7 @@ class HalvingScheduler:
                 return name
         return None
 
-    def report_rung(self, name: str, rung: int, loss: float) -> bool:
+    def report_rung(self, name: str, rung: int, score: RungScore) -> bool:
         """Return whether ``name``, which has reached ``rung``, continues at once.
 
         If not, it is to save its checkpoint and to call ``end`` with ``paused``.
@@ -120,20 +135,20 @@ class HalvingScheduler:
             job = self._jobs[name]
             if job.state is not JobState.running:  # it was given up because it hung
                 return False
-            job.losses[rung] = loss if math.isfinite(loss) else math.inf
+            job.scores[rung] = score
             continues = self._is_among_best(name)
             job.state = JobState.running if continues else JobState.pausing
             self._changed.notify_all()
             return continues
 
-    def end(self, name: str, state: JobState, final_loss: float | None = None) -> None:
+    def end(self, name: str, state: JobState, final_score: RungScore | None = None) -> None:
         """Take note that ``name`` runs no longer: ``state`` is finished, failed, halved or, after
         ``report_rung`` said so, paused.
         """
         with self._changed:
             job = self._jobs[name]
             if job.state is not JobState.halved:
-                job.state, job.final_loss = state, final_loss
+                job.state, job.final_score = state, final_score
             self._halve_losers()
             self._changed.notify_all()
         self._announce_halved()
@@ -167,9 +182,9 @@ class HalvingScheduler:
 
     def _best_so_far(self, rung: int) -> list[str]:
         """Return the best ``1 / eta`` of the jobs that have reached ``rung`` by now."""
-        jobs = {name: job for name, job in self._jobs.items() if rung in job.losses}
-        reached = {name: job.loss_at(rung) for name, job in jobs.items()}
-        return _sorted_by_loss(reached)[: len(reached) // self.halving.eta]
+        jobs = {name: job for name, job in self._jobs.items() if rung in job.scores}
+        reached = {name: job.score_at(rung) for name, job in jobs.items()}
+        return best_of(reached, len(reached) // self.halving.eta, self.monitor)
 
     def _members(self, rung: int) -> list[str]:
         """Return the jobs that reach ``rung`` at all: all of them the first, and the best at a rung
@@ -183,19 +198,19 @@ class HalvingScheduler:
     def _winners(self, rung: int, members: Iterable[str]) -> list[str]:
         """Return the best ``1 / eta`` of ``members`` at ``rung``, at least one.
 
-        Empty as long as the loss of one of them is not known.
+        Empty as long as the score of one of them is not known.
         """
-        losses = {name: self._jobs[name].loss_at(rung) for name in members}
-        if any(loss is None for loss in losses.values()):
+        scores = {name: self._jobs[name].score_at(rung) for name in members}
+        if any(score is None for score in scores.values()):
             return []
-        return _sorted_by_loss(losses)[: max(1, len(losses) // self.halving.eta)]
+        return best_of(scores, max(1, len(scores) // self.halving.eta), self.monitor)
 
     def _halve_losers(self) -> None:
         """Halve the paused jobs that are not among the winners of a rung, once these are known."""
         if not self.halving.waits_for_all:
             return
         for name, job in self._jobs.items():
-            if job.state is JobState.paused and job.losses:
+            if job.state is JobState.paused and job.scores:
                 winners = self._winners(job.rung, self._members(job.rung))
                 if winners and name not in winners:
                     self._halve(name)
@@ -203,7 +218,7 @@ class HalvingScheduler:
     def _halve_all_paused(self) -> None:
         if self.halving.is_on:
             for name, job in self._jobs.items():
-                if job.state is JobState.paused and job.losses:
+                if job.state is JobState.paused and job.scores:
                     self._halve(name)
 
     def _halve(self, name: str) -> None:
@@ -223,7 +238,7 @@ class HalvingScheduler:
             name
             for name, job in self._jobs.items()
             if job.state in (JobState.paused, JobState.halved)
-            and job.losses
+            and job.scores
             and name not in self._unannounced
             and name not in self._announcing
             and self._is_among_best(name)
@@ -242,19 +257,39 @@ class HalvingScheduler:
         paused = {
             name: job
             for name, job in self._jobs.items()
-            if job.state is JobState.paused and job.losses
+            if job.state is JobState.paused and job.scores
         }
         if not paused:
             return None
         top = max(job.rung for job in paused.values())
-        losses = {name: job.losses[top] for name, job in paused.items() if job.rung == top}
-        best = min(losses, key=lambda name: losses[name])
-        return best if math.isfinite(losses[best]) else None
+        scores = {name: job.scores[top] for name, job in paused.items() if job.rung == top}
+        return next(iter(best_of(scores, 1, self.monitor)), None)
 
 
-def _sorted_by_loss(losses: Mapping[str, float | None]) -> list[str]:
-    """Return the names with a finite loss, the lowest first; equal ones in their order."""
-    finite = {
-        name: loss for name, loss in losses.items() if loss is not None and math.isfinite(loss)
+def best_of(scores: Mapping[str, RungScore | None], count: int, monitor: Monitor) -> list[str]:
+    """Return the names of the ``count`` best scores by ``monitor``, the best first.
+
+    Scores without a finite number are never among them; equal ones are in their order. Metrics of
+    answers have intervals: scores within that of the last one of the best are ordered by their
+    validation loss.
+    """
+    values = {
+        name: value
+        for name, score in scores.items()
+        if score is not None and math.isfinite(value := _value(score, monitor))
     }
-    return sorted(finite, key=lambda name: finite[name])
+    losses = {name: score.loss for name, score in scores.items() if score is not None}
+    order = sorted(values, key=lambda name: values[name], reverse=not monitor.lower)
+    if monitor.is_loss or not 0 < count < len(order):
+        return order[:count]
+    last = order[count - 1]
+    score = scores[last]
+    low, high = (score.interval if score is not None else None) or (values[last], values[last])
+    tied = [name for name in order if low <= values[name] <= high]
+    clear = order[: order.index(tied[0])]
+    return [*clear, *sorted(tied, key=lambda name: losses[name])][:count]
+
+
+def _value(score: RungScore, monitor: Monitor) -> float:
+    value = score.loss if monitor.is_loss else score.value
+    return math.nan if value is None else value

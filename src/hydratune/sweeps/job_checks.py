@@ -179,6 +179,17 @@ def refuse_other_environment(finished: Sequence[RunDirectory], resume: Resume) -
             raise ConfigError([Problem("hydra.sweep.dir", record.path.parent, why, fix)])
 
 
+def refuse_several_monitors(jobs: Sequence[PlannedJob], options: PackOptions | None) -> None:
+    """Raise ``ConfigError`` if halving would judge the jobs by different metrics."""
+    monitors = list(dict.fromkeys(job.settings.trainer.monitor for job in jobs))
+    halving = options.halving if options is not None else None
+    if halving is None or not halving.is_on or halving.metric is not None or len(monitors) < 2:
+        return
+    why = f"halving judges all jobs by one metric, and these have {' and '.join(monitors)}"
+    fix = "set hydra.launcher.halving.metric=val/loss, or one trainer.monitor"
+    raise ConfigError([Problem("trainer.monitor", ",".join(monitors), why, fix)])
+
+
 def refuse_other_halving(job: PlannedJob, options: PackOptions | None) -> None:
     """Raise ``ConfigError`` if the job has results at other steps than those of the rungs.
 

@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hydratune.console import Stage
+from hydratune.metric_format import with_unit
+from hydratune.settings.monitor import Monitor
 
 _STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "bold"}
 _TRAINING = "training"  # the stage that takes longest, and says how far a job is
@@ -29,8 +31,9 @@ class JobLine:
     trained: float | None = None  # when its training ended
     took: float | None = None  # seconds, once it has ended
     loss: float | None = None
-    best: float | None = None  # lowest validation loss so far
+    best: float | None = None  # best value so far of ``monitor``
     reason: str = ""  # why it has its state
+    monitor: Monitor = field(default_factory=Monitor)
 
     def update(self, stage: Stage, now: float) -> None:
         """Take over the progress that the job reports."""
@@ -39,13 +42,26 @@ class JobLine:
             self.trained = now if self.stage.title == _TRAINING else self.trained
         self.stage = stage
         self.loss = stage.numbers.get("loss", self.loss)
-        losses = [self.best, stage.numbers.get("val loss")]
-        self.best = min((loss for loss in losses if loss is not None), default=None)
+        name = "val loss" if self.monitor.is_loss else self.monitor.title
+        value = stage.numbers.get(name)
+        if value is not None and (self.best is None or self.monitor.is_better(value, self.best)):
+            self.best = value
+
+    @property
+    def best_text(self) -> str:
+        """The best value with its unit; empty if there is none."""
+        return "" if self.best is None else with_unit(self.monitor.metric, self.best)
 
     @property
     def can_be_best(self) -> bool:
-        """False for a job that failed, was stopped or has no validation loss yet."""
+        """False for a job that failed, was stopped or was not validated yet."""
         return self.state not in ("failed", "stopped") and self.best is not None
+
+    @property
+    def cost(self) -> float:
+        """A number that is lower for a better job."""
+        best = self.best or 0.0
+        return best if self.monitor.lower else -best
 
     def seconds_left_in_stage(self, now: float) -> float | None:
         return self.stage.seconds_left(now - self.since)
@@ -59,9 +75,7 @@ def choose(lines: Mapping[str, JobLine], room: int) -> dict[str, JobLine]:
     for name, line in lines.items():
         names[line.state if line.state in names else "others"].append(name)
     failed, waiting = names["failed"], names["waiting"]
-    best = sorted(
-        names["others"], key=lambda name: (not lines[name].can_be_best, lines[name].best or 0.0)
-    )
+    best = sorted(names["others"], key=lambda name: (not lines[name].can_be_best, lines[name].cost))
     order = [*names["running"], *failed[-3:], *best[:5], *waiting, *best[5:], *failed]
     chosen = set(list(dict.fromkeys(order))[: max(_LEAST_ROWS, room)])
     return {name: line for name, line in lines.items() if name in chosen}
@@ -101,7 +115,7 @@ def _cells(line: JobLine, now: float, *, wide: bool) -> dict[str, str]:
         "": f"{100 * stage.fraction:.0f} %" if is_running else "",
         "step": f"{int(stage.done)}/{stage.total}" if is_running and stage.total > 0 else "",
         "loss": f"{line.loss:.4f}" if line.loss is not None else "",
-        "best val": f"{line.best:.4f}" if line.best is not None else "",
+        "best val": line.best_text,
         "tokens/s": f"{stage.speed:,.0f}" if is_running and stage.speed else "",
         "time": time,
     }
@@ -125,8 +139,8 @@ def summary(
         parts.append(f"about {span(seconds)} left")
     candidates = {name: line for name, line in lines.items() if line.can_be_best}
     if candidates:
-        name = min(candidates, key=lambda name: (candidates[name].best, name))
-        parts.append(f"best so far: job {name} ({lines[name].settings}) {lines[name].best:.4f}")
+        name = min(candidates, key=lambda name: (candidates[name].cost, name))
+        parts.append(f"best so far: job {name} ({lines[name].settings}) {lines[name].best_text}")
     if shown is not None and len(shown) < len(lines):
         hidden = [line.state for name, line in lines.items() if name not in shown]
         counts = [f"{hidden.count(state)} {state}" for state in dict.fromkeys(hidden)]
@@ -143,7 +157,7 @@ def describe(name: str, line: JobLine) -> str:
         text += f" {100 * stage.fraction:.0f} %{steps}"
     parts = [text]
     parts += [f"loss {line.loss:.4f}"] if line.loss is not None else []
-    parts += [f"best val {line.best:.4f}"] if line.best is not None else []
+    parts += [f"best val {line.best_text}"] if line.best is not None else []
     parts += [f"{stage.speed:,.0f} tokens/s"] if stage.speed else []
     return ", ".join(parts)
 

@@ -23,7 +23,12 @@ from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import HYDRA_FILE, SweepJob, read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.devices import visible_gpus
-from hydratune.sweeps.job_checks import check_jobs, refuse_other_halving, refuse_other_settings
+from hydratune.sweeps.job_checks import (
+    check_jobs,
+    refuse_other_halving,
+    refuse_other_settings,
+    refuse_several_monitors,
+)
 from hydratune.sweeps.job_processes import run_one_by_one, wait_for_unfinished
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
@@ -50,6 +55,7 @@ def launch(
     folder = Path(str(sweep.hydra.sweep.dir)).absolute()
     try:
         jobs = check_jobs(context, sweep, overrides, first)
+        refuse_several_monitors(jobs, options)
     except Exception:
         _remove_hydra_file(folder)
         raise

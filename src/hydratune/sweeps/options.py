@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydratune.errors import ConfigError, Problem
+from hydratune.settings.monitor import LOSS
 
-METRICS = ("val/loss",)
+METRICS = (None, LOSS)
 KINDS = ("sync", "asha")
 
 
@@ -22,7 +23,8 @@ class HalvingOptions:
     # optimizer steps before the first decision; null: every job is trained to its end
     min_steps: int | None = None
     eta: int = 3  # the best one of so many is trained further
-    metric: str = "val/loss"  # by which jobs are judged
+    # by which jobs are judged; null: their trainer.monitor; val/loss: whatever they monitor
+    metric: str | None = None
     kind: str = "sync"  # or asha: no job waits for the others
 
     def __post_init__(self) -> None:
@@ -51,7 +53,8 @@ class HalvingOptions:
             why = "the best one of eta jobs is trained further"
             wrong["eta"] = why, "set 2 or more; usual is 3"
         if self.metric not in METRICS:
-            wrong["metric"] = "it is not known during training", f"set {' or '.join(METRICS)}"
+            why = "jobs are judged by their trainer.monitor, or by the validation loss"
+            wrong["metric"] = why, f"set {LOSS} or null, and trainer.monitor"
         if self.kind not in KINDS:
             wrong["kind"] = "there is no such kind", f"set {' or '.join(KINDS)}"
         return wrong

@@ -30,6 +30,7 @@ from hydratune.models.hardware import accelerator, give_back
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, Status
 from hydratune.settings.commands import load, register_commands
+from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK, PackArguments
 from hydratune.sweeps.pack_job import Pack, create_scheduler, report_end, run_job
 from hydratune.sweeps.pack_logging import log_by_thread
@@ -56,7 +57,11 @@ def run(arguments: PackArguments) -> None:
     vars(lightning_trainer)["isolate_rng"] = nullcontext
     resources = _create_resources(arguments)
     records = {name: RunDirectory(folder / name) for name in names}
-    with log_by_thread(folder / "pack.log") as logs, ProgressTable(folder, names) as progress_table:
+    monitor = Monitor.read(arguments.monitor)
+    with (
+        log_by_thread(folder / "pack.log") as logs,
+        ProgressTable(folder, names, monitor) as progress_table,
+    ):
         scheduler = create_scheduler(arguments, records, resources, progress_table)
         watch = Watch(arguments.options.patience, progress_table.seen, resources.leave)
         pack = Pack(arguments, records, resources, scheduler, watch, progress_table, logs)

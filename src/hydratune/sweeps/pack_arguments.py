@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from hydratune.settings.monitor import LOSS
 from hydratune.sweeps.options import HalvingOptions, PackOptions
 
 SETTINGS_FOLDER = ".pack"  # in that of the sweep: the settings of the jobs that packs are to run
@@ -25,6 +26,7 @@ class PackArguments:
     threads: int  # that compute, unless there is a GPU
     options: PackOptions = field(default_factory=PackOptions)
     failed: tuple[str, ...] = ()  # names of jobs that have failed and only count in the halving
+    monitor: str = LOSS  # ``trainer.monitor`` of the jobs, by which halving judges them
     parent: int | None = None  # id of the process that started the pack, which ends without it
 
     @property
@@ -42,6 +44,7 @@ class PackArguments:
             "threads": self.threads,
             "options": asdict(self.options),
             "failed": self.failed,
+            "monitor": self.monitor,
             "parent": self.parent,
         }
         process = [sys.executable, "-m", "hydratune.sweeps.pack"]
@@ -59,5 +62,6 @@ class PackArguments:
             content["threads"],
             PackOptions.from_mapping(content["options"]),
             tuple(content["failed"]),
+            content["monitor"],
             content["parent"],
         )

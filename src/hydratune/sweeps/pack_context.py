@@ -12,9 +12,11 @@ from torch import nn
 from hydratune.errors import CannotSharePackError
 from hydratune.experiment.context import RunContext, SingleRunResources
 from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Rung
 from hydratune.sweeps.halving import HalvingScheduler
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.watch import Heartbeat
+from hydratune.training.protocols import RungScore
 
 Made = TypeVar("Made")
 Model = TypeVar("Model", bound=nn.Module)
@@ -118,12 +120,16 @@ class JobSchedule:
     def judged(self, step: int) -> bool:
         return any(rung.step == step for rung in self._record.read_status().rungs)
 
-    def may_continue(self, step: int, loss: float) -> bool:
-        """Report the loss at a rung; return whether the job continues at once."""
+    def may_continue(self, step: int, score: RungScore) -> bool:
+        """Report the score at a rung; return whether the job continues at once."""
         self._heartbeat.beat()
-        finite = loss if math.isfinite(loss) else None
-        self._record.change_status(lambda status: status.report(step, finite))
-        return self._scheduler.report_rung(self._heartbeat.name, self._rungs.index(step), loss)
+        rung = Rung(step, _finite(score.loss), _finite(score.value), score.interval)
+        self._record.change_status(lambda status: status.report(rung))
+        return self._scheduler.report_rung(self._heartbeat.name, self._rungs.index(step), score)
 
     def ignore_interrupts(self) -> None:
         """Do nothing: signals reach the main thread only, which waits for all jobs."""
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

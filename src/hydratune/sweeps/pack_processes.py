@@ -87,7 +87,14 @@ def _start(
     """
     names = tuple(job.name for job in pack.jobs)
     arguments = PackArguments(
-        folder, names, pack.together, threads, options, pack.failed, os.getpid()
+        folder,
+        names,
+        pack.together,
+        threads,
+        options,
+        pack.failed,
+        pack.jobs[0].settings.trainer.monitor,
+        os.getpid(),
     )
     for job in pack.jobs:
         if not job.record.is_finished() and job.name not in pack.failed:

@@ -18,6 +18,7 @@ from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State, Status
 from hydratune.records.sweep import read_sweep
+from hydratune.settings.monitor import Monitor
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.job_table import JobLine, choose, describe, span, summary, table
 
@@ -30,10 +31,12 @@ _WIDE = 110  # columns of a terminal that has room for every column of the table
 class ProgressTable:
     """Shows the jobs of a pack and how far they are. Several threads may report to it."""
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        jobs = read_sweep(folder)
+    def __init__(self, folder: Path, names: Sequence[str], monitor: Monitor | None = None) -> None:
+        """``monitor``: by what the jobs are ranked; None: the validation loss."""
+        jobs, self.monitor = read_sweep(folder), monitor or Monitor()
         self.lines = {
-            name: _line(folder / name, jobs[name].varying if name in jobs else {}) for name in names
+            name: _line(folder / name, jobs[name].varying if name in jobs else {}, self.monitor)
+            for name in names
         }
         self._lock = threading.Lock()
         self._live: Live | None = None
@@ -93,9 +96,10 @@ class ProgressTable:
             line.took = time.monotonic() - line.began if line.began else 0.0
             line.reason = _reason(status)
             if self._live is None:
-                loss = f", val loss {line.best:.4f}" if line.best is not None else ""
+                title = "val loss" if self.monitor.is_loss else self.monitor.title
+                best = f", {title} {line.best_text}" if line.best is not None else ""
                 why = f": {line.reason}" if line.reason else ""
-                end = f"{line.state} after {span(line.took)}{loss}{why}"
+                end = f"{line.state} after {span(line.took)}{best}{why}"
                 console.print(escape(f"job {name} ({line.settings}) {end}"), soft_wrap=True)
 
     def print_progress(self) -> None:
@@ -127,14 +131,14 @@ def _reason(status: Status) -> str:
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
 
 
-def _line(folder: Path, varying: Mapping[str, str]) -> JobLine:
+def _line(folder: Path, varying: Mapping[str, str], monitor: Monitor) -> JobLine:
     """Return a job as the pack finds it; some have ended before, and count in the halving."""
     record = RunDirectory(folder)
     words = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varying.items()]
     settings = mask(", ".join(words))
     if record.is_finished():
         best = RunMetrics.read(record.metrics_file).values.get("objective")
-        return JobLine(settings, State.finished.value, best=best)
+        return JobLine(settings, State.finished.value, best=best, monitor=monitor)
     if record.read_status().outcome is Outcome.halved:
-        return JobLine(settings, State.stopped.value)
-    return JobLine(settings)
+        return JobLine(settings, State.stopped.value, monitor=monitor)
+    return JobLine(settings, monitor=monitor)

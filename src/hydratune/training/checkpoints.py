@@ -1,8 +1,10 @@
 """Checkpoints: written whole or not at all, verified when they are read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -10,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from hydratune import digests
 from hydratune.errors import RunError
 from hydratune.records.files import atomic
+from hydratune.settings.monitor import Monitor
 from hydratune.training.interrupts import delay_signals
 from hydratune.training.task import Checkpoint
 
@@ -34,20 +37,43 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-def best_checkpoint(folder: Path) -> ModelCheckpoint:
-    """Return the callback that keeps ``best.ckpt``, the trained parameters with the lowest
-    validation loss.
+class BestOfAnswers(ModelCheckpoint):
+    """Keeps the best checkpoint by a metric of answers.
+
+    A few answers often have the same value at several validations; then the validation loss
+    decides.
+    """
+
+    def __init__(self, is_best: Callable[[int], bool], **options: Any) -> None:
+        """``is_best`` says whether the validation after this step is the best so far."""
+        super().__init__(**options)
+        self._is_best = is_best
+
+    def check_monitor_top_k(
+        self, trainer: lightning.Trainer, current: torch.Tensor | None = None
+    ) -> bool:
+        return self._is_best(trainer.global_step)
+
+
+def best_checkpoint(
+    folder: Path, monitor: Monitor, is_best: Callable[[int], bool]
+) -> ModelCheckpoint:
+    """Return the callback that keeps ``best.ckpt``, the trained parameters at the best validation
+    by ``monitor``.
+
+    ``is_best`` says whether the validation after this step is the best so far.
     """
     # By default Lightning would look at the end of an epoch only, and miss a better validation
     # before it.
-    return ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor="val/loss",
-        mode="min",
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
+    options: dict[str, Any] = {
+        "dirpath": folder,
+        "filename": "best",
+        "monitor": monitor.metric,
+        "mode": monitor.mode,
+        "save_on_train_epoch_end": False,
+        "enable_version_counter": False,
+    }
+    return ModelCheckpoint(**options) if monitor.is_loss else BestOfAnswers(is_best, **options)
 
 
 def read_checkpoint(file: Path) -> tuple[Checkpoint, bool]:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from hydratune.console import console, progress
 from hydratune.cores import cpu_count
 from hydratune.errors import ConfigError, DivergedError, Problem
+from hydratune.metric_format import with_unit
 from hydratune.models.memory_plan import CPU_MICRO_TOKENS, MemoryPlan
 from hydratune.records.run_directory import HistoryRow
 from hydratune.settings.commands import TrainConfig
@@ -18,6 +19,7 @@ from hydratune.training import ddp
 from hydratune.training.checkpoints import best_weights
 from hydratune.training.divergence import Divergence
 from hydratune.training.elementwise import elementwise_for
+from hydratune.training.history import best_row
 from hydratune.training.interrupts import delay_signals
 from hydratune.training.losses import LossOptions
 from hydratune.training.memory import plan_memory
@@ -33,14 +35,22 @@ class Fitted:
     """What training left behind; the model itself holds the best weights."""
 
     history: Sequence[HistoryRow]
-    best_loss: float | None  # None: interrupted before the first validation
+    # row of the history at which the weights in the model were measured; None: interrupted before
+    # the first validation
+    best: HistoryRow | None
     tokens: int
     training_seconds: float  # without validation
-    validation_seconds: float
+    validation_seconds: float  # answers to validation rows included
+    answering_seconds: float  # of these answers alone
     frozen_seconds: float  # computing the layers that training does not change, before it
     interrupted: bool
     paused: bool  # until the sweep decides whether the run continues
     plan: MemoryPlan  # as it was in the end
+
+    @property
+    def best_loss(self) -> float | None:
+        """The validation loss of the weights in the model."""
+        return self.best["val/loss"] if self.best is not None else None
 
 
 def fit(
@@ -71,13 +81,14 @@ def fit(
     _print_early_stop(loop)
     if end.stopped is not None:
         raise _diverged(loop, end)
-    history, best = loop.history, loop.best.best_model_score
+    history = loop.history
     return Fitted(
         history.rows,
-        float(best) if best is not None else None,
+        best_row(history.rows, loop.monitor),
         history.tokens,
         history.last - history.started - history.validating,
         history.validating,
+        history.answering,
         frozen_seconds,
         end.interrupted or interrupted_late,
         end.paused,
@@ -178,21 +189,25 @@ def _print_early_stop(loop: TrainingLoop) -> None:
     if patience.stopping_reason is EarlyStoppingReason.NOT_STOPPED or ddp.rank() > 0:
         return
     validations = loop.task.config.trainer.early_stopping_patience
+    best = with_unit(loop.monitor.metric, float(patience.best_score))
     console.print(
         f"[yellow]stopped early after step {loop.trainer.global_step} of {loop.task.total_steps}:"
-        f" {validations} validations without a loss below {patience.best_score:.4f}; the best"
+        f" {validations} validations without a {loop.monitor.title}"
+        f" {'below' if loop.monitor.lower else 'above'} {best}; the best"
         " weights are kept"
     )
 
 
 def _diverged(loop: TrainingLoop, end: LoopEnd) -> DivergedError:
     assert end.stopped is not None
-    task, best = loop.task, loop.best.best_model_score
+    task = loop.task
+    at_best = best_row(loop.history.rows, loop.monitor)
+    best = at_best["val/loss"] if at_best is not None else None
     trained = [p for p in loop.module.parameters() if p.requires_grad]
     divergence = Divergence(
         end.stopped,
         task.total_steps,
-        float(best) if best is not None else None,
+        best,
         usable=all(bool(p.isfinite().all()) for p in trained),
         row_names=task.row_names,
     )

@@ -1,5 +1,6 @@
 """One record per optimizer step: loss, gradient norm, learning rate, speed."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,33 @@ import torch
 
 from hydratune.console import Ticker
 from hydratune.records.run_directory import HistoryRow, RunDirectory
+from hydratune.settings.monitor import Monitor
 from hydratune.training.ddp import summed
 from hydratune.training.module import FineTuning
 
 _SECONDS_UNREAD = 1.0  # for which a GPU's numbers may stay there
 STEPS_UNREAD = 8  # likewise, in a data-parallel run
+
+
+def best_row(rows: Sequence[HistoryRow], monitor: Monitor) -> HistoryRow | None:
+    """Return the row with the best finite value of ``monitor``; None if none has one.
+
+    Of several with this value it is the one with the lowest validation loss, then the first.
+    """
+    best: HistoryRow | None = None
+    for row in rows:
+        value = row.get(monitor.metric)
+        if not isinstance(value, float) or not math.isfinite(value):
+            continue
+        if best is None or _rank(row, monitor) < _rank(best, monitor):
+            best = row
+    return best
+
+
+def _rank(row: HistoryRow, monitor: Monitor) -> tuple[float, float]:
+    """Return a key that is lower for a better validation."""
+    value = row[monitor.metric]
+    return value if monitor.lower else -value, row["val/loss"]
 
 
 @dataclass
@@ -64,6 +87,7 @@ class History(lightning.Callback):
         self.rows: list[HistoryRow] = []
         self.started = self.last = time.perf_counter()
         self.validating = 0.0  # seconds spent in validation, not counted as training
+        self.answering = 0.0  # those of them in which the model answered validation rows
         self.tokens = 0
         self.step: OptimizerStep | None = None  # the one that is being computed
         self.pending: list[OptimizerStep] = []  # computed, and not recorded yet
@@ -158,6 +182,7 @@ class History(lightning.Callback):
             "tokens": self.tokens,
             "elapsed": elapsed,
             "validating": self.validating,
+            "answering": self.answering,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -166,6 +191,7 @@ class History(lightning.Callback):
             state_dict["tokens"],
             state_dict["validating"],
         )
+        self.answering = state_dict.get("answering", 0.0)
         self.last = time.perf_counter()
         self.started = self.last - state_dict["elapsed"]
         self.ticker.resume_at(len(self.rows))
@@ -194,6 +220,11 @@ class History(lightning.Callback):
         """Do not count the ``seconds`` that have just passed as training."""
         self.validating += seconds
         self.last += seconds
+
+    def count_as_answering(self, seconds: float) -> None:
+        """Count the ``seconds`` that have just passed as validation by answers."""
+        self.answering += seconds
+        self.count_as_validation(seconds)
 
     def write(self, trainer: lightning.Trainer) -> None:
         """Write history.csv."""

@@ -5,9 +5,19 @@ several runs in one process implements the same protocols for each of them.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class RungScore:
+    """What a run is judged by after some steps."""
+
+    loss: float  # validation loss; infinite or NaN: the run is worse than any other
+    value: float | None = None  # of ``trainer.monitor``, where that is another metric
+    interval: tuple[float, float] | None = None  # confidence interval of ``value``
 
 
 class HalvingDecisions(Protocol):
@@ -19,8 +29,8 @@ class HalvingDecisions(Protocol):
     def judged(self, step: int) -> bool:
         """Return whether the run from which this one is resumed was judged after ``step``."""
 
-    def may_continue(self, step: int, loss: float) -> bool:
-        """Return whether the run continues after ``step`` with this validation loss."""
+    def may_continue(self, step: int, score: RungScore) -> bool:
+        """Return whether the run continues after ``step`` with this score."""
 
 
 class NeverHalved:
@@ -32,7 +42,7 @@ class NeverHalved:
     def judged(self, step: int) -> bool:
         return True
 
-    def may_continue(self, step: int, loss: float) -> bool:
+    def may_continue(self, step: int, score: RungScore) -> bool:
         return True
 
 

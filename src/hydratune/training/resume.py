@@ -28,9 +28,10 @@ from hydratune.records.run_directory import (
     HistoryRow,
     is_main_process,
 )
+from hydratune.settings.monitor import LOSS, Monitor
 from hydratune.training.checkpoints import read_checkpoint
 from hydratune.training.ddp import gathered
-from hydratune.training.history import STEPS_UNREAD
+from hydratune.training.history import STEPS_UNREAD, best_row
 from hydratune.training.module import FineTuning
 from hydratune.training.task import Checkpoint, Resumption
 
@@ -61,8 +62,8 @@ def load(folder: Path) -> tuple[Path, Checkpoint] | None:
         return None
     if older is not None:
         _warn(
-            f"the run is resumed from {escape(str(best))} instead, the validation with the lowest"
-            " loss"
+            f"the run is resumed from {escape(str(best))} instead, which was written at the best"
+            " validation"
         )
         return best, older
     _warn(f"no checkpoint in {escape(str(folder))} is left whole: the run begins anew")
@@ -104,8 +105,9 @@ def _best_step(checkpoint: Checkpoint) -> int | None:
     """Return the step whose weights are in ``best.ckpt`` beside ``checkpoint``; None before the
     first validation.
     """
-    validated = [row for row in history(checkpoint) if isinstance(row.get("val/loss"), float)]
-    return int(min(validated, key=lambda row: row["val/loss"])["step"]) if validated else None
+    monitor = checkpoint["made_of"].get("settings", {}).get("trainer.monitor", LOSS)
+    best = best_row(history(checkpoint), Monitor.read(monitor))
+    return int(best["step"]) if best is not None else None
 
 
 def history(checkpoint: Checkpoint | None) -> list[HistoryRow]:

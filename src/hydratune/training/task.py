@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.compute import Compute
@@ -24,8 +24,16 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# step -> metrics of the model's answers to a few validation rows
-Answer = Callable[[int], Mapping[str, float]]
+
+class Measured(NamedTuple):
+    """A metric and its confidence interval."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+# step -> metrics of the model's answers to validation rows, by name: val/field_f1
+Answer = Callable[[int], Mapping[str, Measured]]
 
 Checkpoint: TypeAlias = Mapping[str, Any]  # Lightning's content of a checkpoint, and this package's
 
@@ -72,5 +80,5 @@ class TrainingServices:
     pool: Executor | None = None  # threads that are shared with other runs; None: its own
     resources: SharedResources = field(default_factory=OwnResources)
     decisions: HalvingDecisions = field(default_factory=NeverHalved)
-    answer: Answer | None = None  # called after every ``evaluation.every_steps``
+    answer: Answer | None = None  # lets the model answer the validation rows
     on_plan: Callable[[MemoryPlan], None] = lambda plan: None  # learns how much is computed at once

@@ -10,14 +10,15 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from hydratune.console import Ticker
 from hydratune.data.datamodule import ConversationData
 from hydratune.errors import Paused, RunInterrupted
+from hydratune.settings.monitor import Monitor
 from hydratune.training import ddp
+from hydratune.training.answer_validation import AnswerValidation, answering_steps
 from hydratune.training.checkpoints import AtomicCheckpointIO, best_checkpoint
 from hydratune.training.halving import HalvingRungs
-from hydratune.training.history import History
+from hydratune.training.history import History, best_row
 from hydratune.training.module import FineTuning
 from hydratune.training.resume import RestoreCheckpoint, TrainerPosition
-from hydratune.training.sampling import Sampling
-from hydratune.training.task import Answer, Resumption, TrainingServices, TrainingTask
+from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 from hydratune.training.validation import Patience, ValidationTimes, validation_steps
 from hydratune.training.watchdog import Stopped, Watchdog
 
@@ -54,7 +55,10 @@ class TrainingLoop:
         self.history = History(
             record, ticker, task.updates_per_epoch, at_once=task.compute.device.type == "cpu"
         )
-        self.best: ModelCheckpoint = best_checkpoint(record.checkpoints)
+        self.monitor = Monitor.read(settings.monitor)
+        self.best: ModelCheckpoint = best_checkpoint(
+            record.checkpoints, self.monitor, self._is_best
+        )
         self.patience = Patience(settings)
         self._restore = (
             RestoreCheckpoint(resumption.checkpoint, shares_process=services.pool is not None)
@@ -62,6 +66,11 @@ class TrainingLoop:
             else None
         )
         self._callbacks = self._ordered_callbacks(resumption, services)
+
+    def _is_best(self, step: int) -> bool:
+        """Return whether the validation after ``step``, the last one, is the best so far."""
+        best = best_row(self.history.rows, self.monitor)
+        return best is not None and best["step"] == step
 
     def _ordered_callbacks(
         self, resumption: Resumption, services: TrainingServices
@@ -71,6 +80,9 @@ class TrainingLoop:
         total = task.total_steps
         epochs = max(1, round(total / task.updates_per_epoch))
         times = ValidationTimes(validation_steps(total, settings.validations_per_epoch * epochs))
+        every = task.config.evaluation.validate_every
+        answering = answering_steps(times.steps, every, self.monitor)
+        answers = AnswerValidation(services.answer, answering, history, self.monitor)
         watchdog = Watchdog(history, settings.max_loss_ratio)
         position = TrainerPosition(
             task.record.last_checkpoint,
@@ -81,14 +93,20 @@ class TrainingLoop:
             validated=times.steps,
         )
         rungs = HalvingRungs(
-            services.decisions, total, history, validated=times.steps, write=position.write
+            services.decisions,
+            total,
+            history,
+            monitor=self.monitor,
+            score=answers.score,
+            validated=times.steps,
+            write=position.write,
         )
         return [
             *([ddp.RankSetup()] if settings.strategy == "ddp" else []),
             *task.config.adapter.callbacks(task.model),
             times,
             history,
-            *self._sampling(services.answer),
+            answers,
             watchdog,
             self.patience,
             self.best,
@@ -97,12 +115,6 @@ class TrainingLoop:
             *([self._restore] if self._restore is not None else []),
             rungs,
         ]
-
-    def _sampling(self, answer: Answer | None) -> list[lightning.Callback]:
-        every = self.task.config.evaluation.every_steps
-        if answer is None or every is None:
-            return []
-        return [Sampling(every, answer, self.history)]
 
     def run(self) -> LoopEnd:
         """Train to the end, or until something ends it; other errors are raised."""

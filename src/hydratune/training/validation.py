@@ -3,6 +3,7 @@
 import lightning
 from lightning.pytorch.callbacks import EarlyStopping
 
+from hydratune.settings.monitor import Monitor
 from hydratune.settings.trainer import TrainerConfig
 
 
@@ -36,12 +37,13 @@ def patience_of(config: TrainerConfig) -> int:
 
 
 class Patience(EarlyStopping):
-    """Stops training after ``patience`` validations without a lower loss."""
+    """Stops training after ``patience`` validations without a better ``trainer.monitor``."""
 
     def __init__(self, config: TrainerConfig) -> None:
+        monitor = Monitor.read(config.monitor)
         super().__init__(
-            "val/loss",
-            mode="min",
+            monitor.metric,
+            mode=monitor.mode,
             patience=patience_of(config),
             check_finite=False,  # the watchdog does
             check_on_train_epoch_end=False,  # after every validation

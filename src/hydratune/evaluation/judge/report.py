@@ -49,7 +49,7 @@ def _results(content: Summary) -> list[tuple[str, object, str]]:
 def _score_results(content: Summary) -> list[tuple[str, object, str]]:
     average, interval = content["mean"], content["interval"]
     most = max(1, *content["counts"].values())
-    mean = "mean score, 1 to 5", bar(average, interval, 5.0), _with_interval(average, interval)
+    mean = "mean score, 1 to 5", bar(average, interval, 5.0), _score(average, interval)
     counts = [
         (f"score {number}", bar(count, None, most), str(count))
         for number, count in content["counts"].items()
@@ -66,13 +66,13 @@ def _pair_results(content: Summary) -> list[tuple[str, object, str]]:
         for key, title in (("ours", "won"), ("tie", "tie"), ("theirs", "lost"))
     ]
     return [
-        ("win rate", bar(rate, interval, 1.0, best=is_best), _with_interval(rate, interval)),
+        ("win rate", bar(rate, interval, 1.0, best=is_best), _rate(rate, interval)),
         *outcomes,
-        ("win rate at equal length", bar(at_equal_length, None, 1.0), f"{at_equal_length:.3f}"),
+        ("win rate at equal length", bar(at_equal_length, None, 1.0), _rate(at_equal_length)),
         (
             "changed with the order of the answers",
             bar(inconsistent, None, 1.0),
-            f"{inconsistent:.1%}",
+            _rate(inconsistent),
         ),
     ]
 
@@ -99,10 +99,15 @@ def verdict(content: Summary) -> str:
     )
 
 
-def _with_interval(value: float, interval: Sequence[float] | None) -> str:
-    if interval is None:
-        return f"{value:.3f}"
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+def _score(value: float, interval: Sequence[float] | None) -> str:
+    edges = "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"{value:.2f}{edges}"
+
+
+def _rate(value: float, interval: Sequence[float] | None = None) -> str:
+    """Return a rate in per cent, as on the terminal."""
+    edges = "" if interval is None else f" [{interval[0]:.1%}, {interval[1]:.1%}]"
+    return f"{value:.1%}{edges}"
 
 
 def _order(row: JudgedRow) -> float:

@@ -1,23 +1,27 @@
-"""What a search optimises: metrics of metrics.json, each with a direction."""
+"""What a search optimises: metrics of metrics.json, each with a direction.
 
+Metrics of the test rows are not among them: a search would tune the settings on these rows.
+"""
+
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.metric_table import ANSWER_METRICS, PACKAGE_METRICS, RUN_METRICS
+from hydratune.metric_table import ANSWER_METRICS, OBJECTIVE, RUN_METRICS, VALIDATION
+from hydratune.records.status import Rung
+from hydratune.settings.commands import TrainConfig
+from hydratune.settings.monitor import LOSS, Monitor, known_metrics, test_rows_problem
 
 # names of metrics.json that a trial can be judged by, and what such names begin with
 _METRICS = (
-    *("val/loss", "train/loss", "objective"),
+    *(LOSS, "train/loss", OBJECTIVE),
     *(row.name for row in RUN_METRICS if row.name.startswith("cost/")),
-    *(f"eval/{row.name}" for row in ANSWER_METRICS if not row.name.endswith("/*")),
 )
 _METRIC_FAMILIES = (
-    *(f"eval/{row.name[:-1]}" for row in ANSWER_METRICS if row.name.endswith("/*")),
+    *(f"{VALIDATION}/{row.name[:-1]}" for row in ANSWER_METRICS if row.name.endswith("/*")),
     *("forgetting/", "memorisation/", "fit/"),
 )
-_VALIDATION_LOSS = ("val/loss", "objective")  # two names of one number, which ranks every sweep
 _KEY = "hydra.sweeper.objectives"
 
 
@@ -31,22 +35,31 @@ class SearchObjective:
     def __str__(self) -> str:
         return f"{self.metric}:{self.direction}"
 
-    @property
-    def is_validation_loss(self) -> bool:
-        return self.metric in _VALIDATION_LOSS
+    def ranks_runs(self, monitor: Monitor) -> bool:
+        """Return whether runs that have ``monitor`` are ranked by this objective."""
+        return self.metric in (OBJECTIVE, monitor.metric) and self.direction == monitor.mode
+
+    def at_rung(self, rung: Rung, monitor: Monitor) -> float | None:
+        """Return its value at a rung of a run with ``monitor``; None if it was not measured."""
+        if self.metric == LOSS or (self.metric == OBJECTIVE and monitor.is_loss):
+            return math.nan if rung.loss is None else rung.loss
+        if self.metric in (OBJECTIVE, monitor.metric):
+            return math.nan if rung.value is None else rung.value
+        return None
 
 
-def read_objectives(value: object) -> list[SearchObjective]:
+def read_objectives(value: object, monitor: Monitor | None = None) -> list[SearchObjective]:
     """Return the objectives in ``METRIC:min``, in a list of such texts, or in a mapping from METRIC
-    to min or max.
+    to min or max; None: ``monitor``.
 
     Raises ``ConfigError``.
     """
-    pairs = _pairs(value)
+    pairs = _pairs(str(monitor or Monitor()) if value is None else value)
     problems = [problem for pair in pairs if (problem := _problem(*pair)) is not None]
     if not pairs or len({metric for metric, _ in pairs}) < len(pairs):
         why = "the same metric is listed twice" if pairs else "there is nothing to search for"
-        problems.append(Problem(_KEY, value, why, "for example [val/loss:min,eval/field_f1:max]"))
+        fix = "for example [val/loss:min,cost/cpu_seconds:min]"
+        problems.append(Problem(_KEY, value, why, fix))
     if problems:
         raise ConfigError(problems, prefix="search: ")
     return [SearchObjective(metric, direction) for metric, direction in pairs]
@@ -65,9 +78,11 @@ def _pairs(value: object) -> list[tuple[str, str]]:
 
 
 def _problem(metric: str, direction: str) -> Problem | None:
+    if problem := test_rows_problem(_KEY, metric, f"{metric}:{direction}".rstrip(":")):
+        return problem
     if not _is_metric(metric):
         families = "".join(f", {family}NAME" for family in _METRIC_FAMILIES)
-        fix = f"one of: {', '.join(_METRICS)}{families}"
+        fix = f"one of: {', '.join(dict.fromkeys([*_METRICS, *known_metrics()]))}{families}"
         return Problem(_KEY, metric, "no run has such a metric", fix)
     if direction not in ("min", "max"):
         fix = f"{_KEY}={metric}:min or {metric}:max"
@@ -77,6 +92,22 @@ def _problem(metric: str, direction: str) -> Problem | None:
 
 def _is_metric(name: str) -> bool:
     """Return whether a run can have such a metric, of this package or of an installed one."""
-    if name in _METRICS or name.startswith(_METRIC_FAMILIES):
-        return True
-    return name in {f"eval/{point.name}" for point in entry_points(group=PACKAGE_METRICS)}
+    return name in _METRICS or name.startswith(_METRIC_FAMILIES) or name in known_metrics()
+
+
+def refuse_unmeasured(
+    objectives: Iterable[SearchObjective], settings: Iterable[TrainConfig]
+) -> None:
+    """Raise ``ConfigError`` if runs with ``settings`` do not measure an objective on validation."""
+    answered = (f"{VALIDATION}/", LOSS)
+    for metric in (o.metric for o in objectives):
+        if not metric.startswith(answered[0]) or metric == answered[1]:
+            continue
+        for own in settings:
+            monitored = Monitor.read(own.trainer.monitor)
+            single = "/" in metric.removeprefix(answered[0])  # of one field or class
+            measures = own.evaluation.validate_every is not None or not monitored.is_loss
+            if monitored.metric != metric and (single or not measures):
+                why = "it is not measured during training"
+                fix = f"set trainer.monitor={metric}"
+                raise ConfigError([Problem(_KEY, metric, why, fix)], prefix="search: ")

@@ -10,6 +10,7 @@ from rich.table import Table
 from hydratune.comparison.outputs import end_of_sweep
 from hydratune.console import console, relative_path, section
 from hydratune.errors import SweepError
+from hydratune.metric_format import with_unit
 from hydratune.records.sweep import read_study
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.launch import print_wandb_hint, table_of_failures
@@ -20,17 +21,11 @@ def print_report(search: Search) -> None:
     """Rank every trial of the study and print the best. Raises ``SweepError`` if any failed."""
     trials = search.requested_trials()
     section("ranking")
-    # this is what every sweep is ranked by
-    by_loss = [(o.is_validation_loss, o.direction) for o in search.objectives] == [(True, "min")]
-    end_of_sweep(search.folder, {str(trial.number) for trial in trials}, best=by_loss)
-    if not by_loss and any(trial.state is TrialState.COMPLETE for trial in trials):
+    # every sweep is ranked by what its runs monitor
+    is_ranking = [o.ranks_runs(search.monitor) for o in search.objectives] == [True]
+    end_of_sweep(search.folder, {str(trial.number) for trial in trials}, best=is_ranking)
+    if not is_ranking and any(trial.state is TrialState.COMPLETE for trial in trials):
         console.print(_table_of_best(search))
-        on_test = [o.metric for o in search.objectives if o.metric.startswith("eval/")]
-        if on_test:
-            console.print(
-                f"[yellow]{', '.join(on_test)}: measured on the test rows, so the best of many"
-                " looks better there than it is"
-            )
     _print_counts(search, trials)
     print_wandb_hint(search.folder)
     failed = [trial for trial in trials if trial.state is TrialState.FAIL]
@@ -69,7 +64,10 @@ def _table_of_best(search: Search) -> Table:
     for trial in sorted(search.study.best_trials, key=lambda trial: trial.values):
         settings = ", ".join(f"{key}={value}" for key, value in search.job(trial).varying.items())
         folder = escape(str(relative_path(search.record(trial.number).path)))
-        values = [f"{value:.4g}" for value in trial.values]
+        values = [
+            with_unit(objective.metric, value)
+            for objective, value in zip(search.objectives, trial.values, strict=True)
+        ]
         table.add_row(folder, *values, escape(mask(settings)))
     return table
 

@@ -22,12 +22,13 @@ from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import write_text
 from hydratune.records.sweep import HYDRA_FILE, read_study, read_sweep, write_sweep
 from hydratune.settings.commands import Resume, TrainConfig
+from hydratune.settings.monitor import Monitor
 from hydratune.settings.paths import expanded
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.job_checks import check_job, refuse_other_environment
 from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.search.objectives import read_objectives
+from hydratune.sweeps.search.objectives import read_objectives, refuse_unmeasured
 from hydratune.sweeps.search.report import print_report
 from hydratune.sweeps.search.samplers import make_sampler
 from hydratune.sweeps.search.settings import Search, SearchSettings
@@ -86,10 +87,12 @@ def _check(
     words = [f"{key}={value}" for key, value in (settings.params or {}).items()]
     parser = OverridesParser.create(config_loader=context.config_loader)
     space = read_space(parser.parse_overrides([*words, *arguments]))
-    objectives = read_objectives(settings.objectives)
-    sampler = make_sampler(settings, space.dimensions, objectives)
     packing = _pack_options(launcher)
     corners = _check_corners(context, config, space)
+    monitor = _monitor(corners)
+    objectives = read_objectives(settings.objectives, monitor)
+    refuse_unmeasured(objectives, corners)
+    sampler = make_sampler(settings, space.dimensions, objectives)
     resume, common = corners[0].resume, space.describe()
     if resume is not Resume.force:  # a file of settings may have been edited
         common[COMPOSED] = _composed_settings(corners)
@@ -101,7 +104,9 @@ def _check(
         name = settings.study_name or read_study(folder).get("name") or folder.name
         place = _storage(settings, folder)
         study = open_study(place, name, sampler, objectives, common)
-        checked = Search(context, config, folder, settings, packing, space, objectives, study)
+        checked = Search(
+            context, config, folder, settings, packing, space, objectives, study, monitor
+        )
         _refuse_other_environment(checked, resume)
         write_text(folder / HYDRA_FILE, mask(OmegaConf.to_yaml(config)))
         jobs = list(read_sweep(folder).values())
@@ -148,6 +153,16 @@ def _check_corners(
     if problems:
         raise ConfigError(problems, prefix="search: ")
     return settings
+
+
+def _monitor(corners: Sequence[TrainConfig]) -> Monitor:
+    """Return what all trials monitor. Raises ``ConfigError`` if it is not the same."""
+    monitors = list(dict.fromkeys(settings.trainer.monitor for settings in corners))
+    if len(monitors) > 1:
+        why = f"trials are ranked by one metric, and these have {' and '.join(monitors)}"
+        fix = f"choose one: trainer.monitor={monitors[0]}"
+        raise ConfigError([Problem("trainer.monitor", ",".join(monitors), why, fix)], "search: ")
+    return Monitor.read(monitors[0])
 
 
 def _composed_settings(corners: Sequence[TrainConfig]) -> list[str]:

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob
+from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.space import SearchSpace
@@ -43,6 +44,7 @@ class Search:
     space: SearchSpace
     objectives: Sequence[SearchObjective]
     study: Study
+    monitor: Monitor  # of the trials, by which they are ranked
 
     @property
     def is_halving(self) -> bool:

@@ -194,10 +194,11 @@ def _report(search: Search, trial: Trial) -> None:
         return
     record = search.record(trial.number)
     status = record.read_status()
-    if [objective.is_validation_loss for objective in search.objectives] == [True]:
-        for step, loss in status.rungs:  # losses at rungs are validation losses
-            if step not in stored.intermediate_values:
-                trial.report(math.nan if loss is None else loss, step)
+    if len(search.objectives) == 1:
+        for rung in status.rungs:
+            value = search.objectives[0].at_rung(rung, search.monitor)
+            if value is not None and rung.step not in stored.intermediate_values:
+                trial.report(value, rung.step)
     # by halving, or by the user, who can stop one run in W&B
     if status.state is State.stopped:
         trial.set_user_attr("reason", status.error or "stopped")
