@@ -107,6 +107,8 @@ SIZES: dict[str, Any] = {
     "v_head_dim": 8,
     "qk_head_dim": 16,
     # linear attention and state spaces
+    "linear_head_dim": 8,
+    "linear_num_heads": 4,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,
@@ -186,7 +188,21 @@ OWN: dict[str, dict[str, Any]] = {
         "expert_layer_offset": 1,
     },
     "mamba2": {"num_heads": 8},
+    "zamba": {"num_hidden_layers": 8, "attn_layer_period": 4, "attn_layer_offset": 1},
     "xmod": {"default_language": "en_XX"},
+}
+
+
+# why no tiny model is built of an architecture
+UNTRIED = {
+    "cohere_compass_text": "its default config has none of the rotary parameters that it needs",
+    "dots3_note": "its config lists layers by number, and no small list passes its checks",
+    "dots3_note_text": "its config lists layers by number, and no small list passes its checks",
+    "gemma3n": "its vision part needs the package timm",
+    "gemma4_assistant": "it drafts tokens for another model, whose states it reads",
+    "gemma4_unified_assistant": "it drafts tokens for another model, whose states it reads",
+    "musicgen": "it predicts audio codes, and its config has no part for text",
+    "musicgen_melody": "it predicts audio codes, and its config has no part for text",
 }
 
 

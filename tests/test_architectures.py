@@ -17,7 +17,7 @@ from conftest import SMALL
 from hydratune.adapters import attach, trained
 from hydratune.adapters.methods.lora import LoraAdapter
 from hydratune.evaluation import generation
-from hydratune.models import packing_trial, row_mixers
+from hydratune.models import memory_plan, packing_trial, row_mixers
 from hydratune.models.row_packing import Level, Reading, row_packing
 from hydratune.training.objective import Objective
 from small_models import rows
@@ -135,6 +135,13 @@ def test_answers_are_those_of_one_row_computed_again_for_every_token(
         losses = torch.nn.functional.cross_entropy(whole, torch.tensor(reference), reduction="sum")
         assert answer.nll == pytest.approx(losses.item(), rel=1e-4)
     assert len(answers[1].tokens) == 1  # it left the batch
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "mamba2"])
+def test_memory_is_planned_for_configs_whose_layers_differ_or_have_no_heads(kind: str) -> None:
+    config = tiny_architectures.tiny_config(kind)
+    assert memory_plan.bytes_per_generated_token(config, 4) > 4 * 6 * 32
+    assert memory_plan.prefix_share(config) > 0
 
 
 # ---------------------------------------------------------------------------------------- experts
