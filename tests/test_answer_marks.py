@@ -339,7 +339,7 @@ def test_marks_in_an_object_of_meta_data_are_marks(tmp_path: Path, column: str) 
 
 
 def test_a_mark_column_whose_name_cannot_be_typed_is_to_be_renamed(tmp_path: Path) -> None:
-    message = error_of(write_rows(tmp_path / "a.jsonl", [{**PAIR, "label ok?": False}]))
+    message = error_of(write_rows(tmp_path / "a.jsonl", [{**PAIR, "label: ok": False}]))
     assert "+data.keep.label_ok=true (rename the column to label_ok first)" in message
     path = write_rows(
         tmp_path / "b.jsonl", [{**PAIR, "label_ok": False}, {**PAIR, "label_ok": True}]

@@ -70,9 +70,10 @@ def test_version(hydratune) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("hydratune ", "prepare train evaluate decide judge compare"),
+        ("hydratune ", "prepare train sweep evaluate decide judge compare"),
         ("hydratune tr", "train"),
         ("hydratune train model=s", "model=smollm2_135m"),
+        ("hydratune sweep model=s", "model=smollm2_135m"),
         ("hydratune train optimizer.sch", "optimizer.schedule="),
         ("hydratune evaluate so", "source="),
     ],

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -13,6 +14,7 @@ from hydratune.errors import ConfigError
 from hydratune.settings.commands import COMMANDS, TrainConfig, load
 from hydratune.settings.registry import plain, typed, variants
 from hydratune.settings.secrets import mask, refuse_secrets
+from hydratune.sweeps.wandb_sweep.definition import read_definition
 
 Command = Callable[..., tuple[int, str]]
 PATH_WORDS = r"(?i)\b(path|folder|file|directory|jsonl)\b|\w_(file|path|dir)\b"
@@ -84,26 +86,41 @@ def test_default_is_the_contracts_experiment() -> None:
     assert compose() == compose("experiment=contracts", "name=test")
 
 
-@pytest.mark.parametrize(
-    "file", sorted((CONF.parent / "sweeps" / "wandb").glob("*.yaml")), ids=lambda f: f.stem
-)
-def test_wandb_twin_has_the_same_parameters_and_they_exist(file: Path) -> None:
-    twin = OmegaConf.load(file)
-    hydra_params = OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper.params
-    assert {k: [float(v) for v in p["values"]] for k, p in twin.parameters.items()} == {
-        k: [float(v) for v in str(values).split(",")] for k, values in hydra_params.items()
-    }
-    read_by_wandb = yaml.safe_load(file.read_text())["parameters"]
+def values_of_wandb(parameter: dict[str, Any]) -> list[float]:
+    """Return the values of a parameter of a W&B sweep, or both ends of its range."""
+    values = parameter.get("values") or [parameter["min"], parameter["max"]]
     # YAML 1.1 reads 1e-4 as a string
-    assert all(isinstance(v, int | float) for p in read_by_wandb.values() for v in p["values"])
-    for key, parameter in twin.parameters.items():
-        settings = compose(f"{key}={parameter['values'][0]}")
-        assert float(attrgetter(key)(settings)) == float(parameter["values"][0])
-    program, command, *fixed, swept = yaml.safe_load(file.read_text())["command"]
+    assert all(isinstance(value, int | float) for value in values)
+    return [float(value) for value in values]
+
+
+def values_of_hydra(text: object) -> list[float]:
+    """Return the values of a swept setting, or both ends of its range."""
+    return [
+        float(value)
+        for value in str(text).removeprefix("tag(log, interval(").rstrip(")").split(",")
+    ]
+
+
+@pytest.mark.parametrize("name", [f.stem for f in sorted((CONF.parent / "sweeps").glob("*.yaml"))])
+def test_wandb_twin_has_the_same_parameters_and_they_exist(name: str) -> None:
+    file = CONF.parent / "sweeps" / "wandb" / f"{name}.yaml"
+    twin = yaml.safe_load(file.read_text())  # as W&B reads it
+    read_definition(twin, file.name)
+    sweeper = OmegaConf.load(CONF.parent / "sweeps" / file.name).hydra.sweeper
+    assert {key: values_of_wandb(parameter) for key, parameter in twin["parameters"].items()} == {
+        key: values_of_hydra(values) for key, values in sweeper.params.items()
+    }
+    assert twin.get("run_cap") == sweeper.get("n_trials")
+    program, command, *fixed, swept = twin["command"]
     assert (program, command, swept) == ("hydratune", "train", "${args_no_hyphens}")
     assert not any("${" in word for word in fixed)  # the agent would expand it
-    chosen = [f"{key}={parameter['values'][-1]}" for key, parameter in twin.parameters.items()]
-    assert compose(*fixed, "tracking=offline", *chosen) == compose(f"sweep={file.stem}", *chosen)
+    chosen = {key: values_of_wandb(p)[-1] for key, p in twin["parameters"].items()}
+    words = [f"{key}={value:g}" for key, value in chosen.items()]
+    settings = compose(*fixed, "tracking=offline", *words)
+    assert all(float(attrgetter(key)(settings)) == value for key, value in chosen.items())
+    assert settings == compose(f"sweep={name}", *words)
+    assert file.read_text().startswith(f"# hydratune sweep sweeps/wandb/{name}.yaml ")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hydratune.evaluation import code_scores, families, json_scores, label_score
 from hydratune.evaluation.families import Answered
 from hydratune.evaluation.measures import difference, rate
 from hydratune.evaluation.metrics import metrics, score_row
+from hydratune.settings import packages
 from hydratune.settings.evaluation import EvaluationConfig
 
 SCHEMA = {
@@ -166,7 +167,7 @@ def test_rows_without_tests_do_not_count_as_failed() -> None:
 class Point:
     """The entry point of a metric, as an installed package has it."""
 
-    name, value, dist = "vowels", "package:vowels", None
+    name, value, group, dist = "vowels", "package:vowels", "hydratune.metrics", None
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -175,11 +176,17 @@ class Point:
         return self.function
 
 
+def _install(monkeypatch: pytest.MonkeyPatch, point: Point) -> None:
+    monkeypatch.setattr(packages, "entry_points", lambda group: [point])
+    for cached in ("_POINTS", "_LOADED"):
+        monkeypatch.setattr(packages, cached, {})
+
+
 def test_an_installed_package_can_add_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     point = Point(
         lambda prediction, references, row: sum(map(prediction.count, "aeiou")) / len(references)
     )
-    monkeypatch.setattr(families, "entry_points", lambda group: [point])
+    _install(monkeypatch, point)
     families.family.cache_clear()
     row = {
         "id": "1",
@@ -203,7 +210,7 @@ def test_an_installed_package_can_add_a_metric(monkeypatch: pytest.MonkeyPatch) 
 def test_a_failing_metric_is_reported(
     monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], message: str
 ) -> None:
-    monkeypatch.setattr(families, "entry_points", lambda group: [Point(function)])
+    _install(monkeypatch, Point(function))
     families.family.cache_clear()
     with pytest.raises(families.RunError, match=message):
         score_row(Answered("x", ["x"], row={"id": 7}), ["vowels"])

@@ -67,7 +67,7 @@ def test_the_report_has_the_verdict_of_the_terminal(tmp_path: Path) -> None:
     assert "| 1 | 0 | 1 | 0.5000 |" in text and "validation loss 0.5000" in text
     assert "What each setting did" in text
     assert "config:optimizer.value.lr" in text and "summary:eval/exact_match" in text
-    assert '"targetKey": "objective"' in text
+    assert '"targetKey": "val/loss"' in text
     names = [
         type(panel).__name__
         for section in panels_by_section(compared).values()

@@ -68,7 +68,9 @@ def test_the_message_names_the_characters_and_what_to_type(hydratune: Command) -
 
 def test_values_of_a_sweep_are_quoted_one_by_one(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune("train", "-m", "data=files", "data.train=a~b.jsonl,c.jsonl")
-    assert code == 2 and 'for the values of a sweep: \'data.train="a~b.jsonl","c.jsonl"\'' in text
+    assert (
+        code == 2 and 'for the values of a sweep: -m \'data.train="a~b.jsonl","c.jsonl"\'' in text
+    )
     _, text = hydratune("train", "data=files", "data.train=a,b.jsonl")
     assert "add -m for a sweep" in text and "list" not in text  # the setting is one text
     _, text = hydratune("train", "adapter.target_modules=q_proj,v_proj")

@@ -82,7 +82,8 @@ def test_a_run_whose_adapter_does_not_exist_any_more_says_so(tmp_path: Path) -> 
         load_settings(RunDirectory(tmp_path))
     assert str(caught.value) == (
         f"{tmp_path}/config.yaml: adapter.method = loha: this version has no adapter loha; use the"
-        " version of hydratune that made this run, or bring back the module that was added for it"
+        " version of hydratune that made this run, or install the package that brought what is"
+        " missing"
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,21 @@ import pytest
 from conftest import SMALL
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
-from hydratune.experiment.tracker import cut, name_of_job
+from hydratune.experiment.tracker import cut, name_of_job, name_of_trial
 from hydratune.records.sweep import SweepJob
 from hydratune.settings.tracking import TrackingConfig, TrackingMode
 from hydratune.tracking import wandb_file
 from hydratune.tracking.start import start_tracker
 from hydratune.tracking.tracker import NoTracker
+from hydratune.tracking.typed_command import (
+    environment_with_command,
+    shown_as_typed,
+    typed_command,
+    use_typed_command,
+)
 from hydratune.tracking.wandb import never_fatal
+from hydratune.tracking.wandb_agent import AgentTrial
+from hydratune.tracking.wandb_baselines import split_baselines
 
 
 def train(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -172,7 +181,54 @@ def test_names_of_jobs_and_their_length() -> None:
     assert name_of_job("1", jobs, log_text=True) == "system_prompt=b, lr=1e-3"
     hidden = [name_of_job(job, jobs, log_text=False) for job in jobs]
     assert hidden == [f"system_prompt=text {n}, lr=1e-3" for n in (1, 2, 1)]
+    trial = AgentTrial(
+        "s1", {key: "b", "optimizer.lr": "0.1", "seed": "3"}, choices={key: ("a", "b")}
+    )
+    assert name_of_trial(trial, log_text=True) == "system_prompt=b, lr=0.1, seed=3"
+    constant = replace(trial, constants=frozenset({"seed"}))
+    assert name_of_trial(constant, log_text=False) == "system_prompt=text 2, lr=0.1"
+    unknown = replace(constant, choices=None)  # the server did not answer
+    assert name_of_trial(unknown, log_text=False) == "system_prompt=a text, lr=0.1"
     assert cut("x" * 128) == "x" * 128 and cut("x" * 129) == "x" * 125 + "..."
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (
+            ["/venv/bin/hydratune", "train", "-m", "seed=1,2"],
+            ("hydratune train", ["-m", "seed=1,2"]),
+        ),
+        (["/src/hydratune/__main__.py", "train"], ("hydratune train", [])),
+        (["hydratune train", "seed=1"], ("hydratune train", ["seed=1"])),
+        (["/usr/bin/pytest", "-x"], None),
+    ],
+)
+def test_the_typed_command(
+    argv: list[str], command: tuple[str, list[str]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    assert typed_command() == command
+    handed = environment_with_command({"A": "b"})
+    assert (len(handed) == 2) == (command is not None)
+    monkeypatch.setattr(sys, "argv", ["-m", "folder", "{}"])
+    for name, value in handed.items():
+        monkeypatch.setenv(name, value)
+    use_typed_command()
+    assert command is None or (sys.argv[0], sys.argv[1:]) == command
+    with shown_as_typed(["other"]):
+        assert sys.argv[1:] == ["other"]
+    assert sys.argv[1:] != ["other"]
+
+
+def test_metrics_of_the_base_model_are_named_as_those_of_the_run() -> None:
+    metrics = {"eval/nll": 1.0, "base/nll": 2.0, "base_clean/field_f1/law": 0.5, "fewshot/nll": 3.0}
+    own, baselines = split_baselines({**metrics, "val/loss": 4.0, "forgetting/nll_base": 5.0})
+    assert own == {"eval/nll": 1.0, "val/loss": 4.0, "forgetting/nll_base": 5.0}
+    assert baselines == {
+        "base": {"eval/nll": 2.0, "eval_clean/field_f1/law": 0.5},
+        "fewshot": {"eval/nll": 3.0},
+    }
 
 
 @pytest.mark.parametrize(

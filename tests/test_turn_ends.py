@@ -147,6 +147,8 @@ def test_the_code_in_the_model_card_runs_and_its_answer_ends(
     assert card.count(turn_ends.CARD_TITLE) == 1 and "--generation-config FOLDER" in card
     monkeypatch.chdir(folder)
     code = card.split(turn_ends.CARD_TITLE)[1].split("```python\n")[1].split("```")[0]
+    assert 'base = "base"' in code  # the name of the folder, which a reader replaces by its path
+    code = code.replace('base = "base"', f"base = {str(base)!r}")
     exec(code.replace('"..."', '"Which colour?"'), {})
     assert capfd.readouterr().out.splitlines()[-1] == "green"
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "prepare": "read, clean, check and split a data set; a report of what is in it",
     "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
+    "sweep": "train the trials of a W&B sweep, several at a time",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
     "decide": "prompt, retrieve or fine-tune? every way on the same test rows",
     "judge": "a model reads the answers of a run, by a rubric or beside those of another",
@@ -29,6 +30,7 @@ examples:
   hydratune train -m optimizer.lr=3e-4,1e-3 adapter.r=4,16    a sweep
   hydratune train -m sweep=learning_rate                a prepared sweep from sweeps/
   hydratune train -m sweep=search                       24 trials that learn from each other
+  hydratune sweep ENTITY/PROJECT/ID                     trials of a W&B sweep, together in a process
   hydratune evaluate run=DIR                            measure a run again
   hydratune compare DIR                                 rank the runs below DIR
   hydratune train --cfg job                             show the composed configuration, run nothing
@@ -58,7 +60,27 @@ def _complete(args: list[str]) -> int:
     os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1)
     from hydratune.composition import run_command
 
-    return run_command(command if command in COMMANDS else "train", args)
+    has_settings = command in COMMANDS and command != "sweep"  # which has those of train
+    return run_command(command if has_settings else "train", args)
+
+
+def _sweep(args: Sequence[str]) -> int:
+    """Run ``hydratune sweep``, which is a sweep of ``hydratune train``. Returns the exit code."""
+    from hydratune.commands.sweep import HELP, train_arguments
+    from hydratune.console import print_error
+    from hydratune.errors import InputError
+
+    if not args or {"-h", "--help"} & set(args):
+        print(HELP, end="")
+        return 0 if args else 2
+    try:
+        words = train_arguments(args)
+    except InputError as error:
+        print_error(f"hydratune sweep: {error}")
+        return error.exit_code
+    from hydratune.composition import run_command
+
+    return run_command("train", words, shown="sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hydratune.commands.compare import main as compare
 
         return compare(args[1:])
+    if command == "sweep":
+        return _sweep(args[1:])
     if {"-h", "--help"} & set(args[1:]):
         from hydratune.composition.help import command_help
 

@@ -5,6 +5,7 @@ set the window title or reverse the direction of writing. Everything that is pri
 ``escape_controls``, which shows such characters as text.
 """
 
+import io
 import logging
 import os
 import sys
@@ -30,8 +31,8 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
-# What ``redirect_output`` sets for the thread of one job of a pack:
-# .console is where its output goes, .listener receives the progress of its work.
+# What ``redirect_output`` sets for the thread of one job of a pack: .console is where its output
+# goes, .listener receives the progress of its work. ``copied_output`` sets .copy there.
 _thread = threading.local()
 
 _TAB, _LINE_FEED = 9, 10
@@ -84,12 +85,22 @@ class _EscapingConsole(Console):
 class _Terminal(_EscapingConsole):
     """The console of the process; a reader that stops reading (head, a pager) does not stop it."""
 
+    copy: Console | None = None  # where what is printed goes as well, unless it is redirected
+
     def print(self, *objects: Any, **options: Any) -> None:
         redirected: Console | None = getattr(_thread, "console", None)
         if redirected is not None:
             redirected.print(*objects, **options)
+            copy: Console | None = getattr(_thread, "copy", None)
         else:
             super().print(*objects, **options)
+            copy = self.copy
+        if copy is not None:
+            copy.print(*objects, **options)
+
+    def print_on_terminal(self, text: str) -> None:
+        """Print a line on the terminal, even from the thread of a job of a pack."""
+        super().print(text, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         discard_output()
@@ -150,6 +161,49 @@ def redirect_output(stream: IO[str], listener: StageListener) -> Iterator[None]:
         yield
     finally:
         _thread.console = _thread.listener = None
+
+
+class _TextStream(io.TextIOBase):
+    """A stream that hands every text to a function."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+
+    def write(self, text: str) -> int:
+        self._write(text)
+        return len(text)
+
+
+@contextmanager
+def copied_output(write: Callable[[str], object]) -> Iterator[None]:
+    """Also hand what is printed inside the block to ``write``, as plain text.
+
+    In the thread of a job of a pack this is what the thread prints, otherwise what the process
+    prints.
+    """
+    copy = _EscapingConsole(
+        file=_TextStream(write),  # type: ignore[arg-type]  # a stream of text
+        highlight=False,
+        width=_FILE_WIDTH,
+        force_terminal=False,
+        no_color=True,
+    )
+    if getattr(_thread, "console", None) is not None:
+        _thread.copy = copy
+    else:
+        console.copy = copy
+    try:
+        yield
+    finally:
+        if getattr(_thread, "copy", None) is copy:
+            _thread.copy = None
+        if console.copy is copy:
+            console.copy = None
+
+
+def is_redirected() -> bool:
+    """Return whether the output of this thread does not go to the terminal."""
+    return getattr(_thread, "console", None) is not None
 
 
 class _Speed(ProgressColumn):

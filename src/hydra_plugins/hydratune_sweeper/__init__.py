@@ -1,11 +1,16 @@
-"""Hydra sweepers ``random`` and ``optuna``: they hand a search to ``hydratune.sweeps.search``.
+"""Hydra sweepers: ``random`` and ``optuna`` hand a search to ``hydratune.sweeps.search``, ``wandb``
+a W&B sweep to ``hydratune.sweeps.wandb_sweep``.
+
+``basic`` is Hydra's own, which leaves no folder behind if it refuses a sweep.
 
 Kept tiny: a bug here breaks every Hydra program.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
@@ -44,6 +49,26 @@ class OptunaSweeperConfig(RandomSweeperConfig):
     sampler: str = "tpe"  # or cmaes, nsgaii, random
 
 
+@dataclass
+class GridSweeperConfig(BasicSweeperConf):  # type: ignore[misc]  # Hydra's class is untyped
+    """Every combination of the values."""
+
+    _target_: str = "hydra_plugins.hydratune_sweeper.GridSweeper"
+
+
+@dataclass
+class WandbSweeperConfig:
+    """Trials that a W&B sweep hands out."""
+
+    _target_: str = "hydra_plugins.hydratune_sweeper.WandbSweeper"
+    sweep: str | None = None  # of a sweep that exists: ID, PROJECT/ID or ENTITY/PROJECT/ID
+    file: str | None = None  # or the YAML file of a sweep, which is created
+    count: int | None = None  # trials that this driver runs at most; null: all
+    # trials that are asked for and handed to the launcher together
+    together: int = 4
+    params: dict[str, str] | None = None  # not used: the sweep says what varies
+
+
 def register() -> None:
     """Make the sweepers known to hydratune's own commands.
 
@@ -51,10 +76,31 @@ def register() -> None:
     discovers its plugins, and only after that.
     """
     Plugins.instance()  # whatever is installed has registered itself now
-    for name, config in (("random", RandomSweeperConfig), ("optuna", OptunaSweeperConfig)):
+    sweepers = {
+        "basic": GridSweeperConfig,
+        "random": RandomSweeperConfig,
+        "optuna": OptunaSweeperConfig,
+        "wandb": WandbSweeperConfig,
+    }
+    for name, config in sweepers.items():
         ConfigStore.instance().store(
             group="hydra/sweeper", name=name, node=config, provider="hydratune"
         )
+
+
+class GridSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra's class is untyped
+    """Hydra's sweeper, which removes the folder that it made for a sweep that is refused."""
+
+    config: "DictConfig"
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from hydratune.sweeps.launch import remove_folder_of_refused
+
+        try:
+            return super().sweep(arguments)
+        except Exception:
+            remove_folder_of_refused(Path(str(self.config.hydra.sweep.dir)).absolute())
+            raise
 
 
 class SearchSweeper(Sweeper):
@@ -81,3 +127,22 @@ class SearchSweeper(Sweeper):
 
         settings = SearchSettings(**self.settings)
         search(self.hydra_context, self.config, self.launcher, settings, arguments)
+
+
+class WandbSweeper(SearchSweeper):
+    """Runs trials of a W&B sweep, see ``hydratune.sweeps.wandb_sweep``."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        from hydratune.composition.problems import find_problem
+        from hydratune.sweeps.wandb_sweep.run import drive
+        from hydratune.sweeps.wandb_sweep.settings import WandbSweepSettings
+
+        settings = {key: self.settings[key] for key in ("sweep", "file", "count", "together")}
+        drive(
+            self.hydra_context,
+            self.config,
+            self.launcher,
+            WandbSweepSettings(**settings),
+            arguments,
+            lambda error, overrides: find_problem(error, "train", overrides),
+        )

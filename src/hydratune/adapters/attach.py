@@ -18,14 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hydratune import digests
 from hydratune.adapters import continued, initialisation, targets, trained
 from hydratune.adapters.base import LayerAdapter, PeftAdapter, peft_methods
-from hydratune.adapters.folder import AdapterFolder
+from hydratune.adapters.folder import CARD_FILE, AdapterFolder, BaseModel, name_base
 from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.models import turn_ends
 from hydratune.models.compute import Compute
 from hydratune.models.loading import load_model
 from hydratune.settings.adapter import AdapterConfig
-from hydratune.settings.model import ModelConfig, Quantization, Source
+from hydratune.settings.model import ModelConfig, Quantization, Source, name_without_path
 
 __all__ = [
     "add_adapter",
@@ -149,31 +149,34 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     ends: Sequence[int] = (),
+    base: BaseModel | None = None,
+    card: str | None = None,
 ) -> None:
     """Write a PEFT adapter folder, or after full fine-tuning a Hugging Face model folder.
 
     The folder is written as a whole or not at all. ``ends``: tokens at which an answer ends, for
-    ``generation_config.json``; empty: as model and tokenizer declare them. Raises ``RunError``.
+    ``generation_config.json``; empty: as model and tokenizer declare them. ``base``: what the
+    folder calls the base model; None: by the name without the path that it was loaded from.
+    ``card``: the content of README.md; None: PEFT's, with where an answer ends. Raises
+    ``RunError``.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    ends = ends or sorted(turn_ends.turn_ends(tokenizer, base.generation_config))
-    generation = turn_ends.generation_config(base, tokenizer, ends)
+    own = model.get_base_model() if isinstance(model, PeftModel) else model
+    ends = ends or sorted(turn_ends.turn_ends(tokenizer, own.generation_config))
+    generation = turn_ends.generation_config(own, tokenizer, ends)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         if isinstance(model, PeftModel):
+            base = base or BaseModel(name_without_path(own.name_or_path))
             _save_adapter(model, temporary)
+            name_base(temporary, base, own.name_or_path)
         else:
             # beside the weights, where ``from_pretrained`` reads it
             model.generation_config = generation
             model.save_pretrained(temporary)
         generation.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        if isinstance(model, PeftModel):
-            config = model.peft_config[model.active_adapter]
-            name = str(config.base_model_name_or_path)
-            method = peft_methods()[config.peft_type.value]
-            turn_ends.write_card(temporary, tokenizer, name, ends, in_vllm=method.runs_in_vllm)
+        _write_card(temporary, model, tokenizer, ends, base, card)
         digests.seal(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -182,6 +185,26 @@ def save(
         raise RunError(
             f"cannot write {folder} ({error}); free some space and start again"
         ) from error
+
+
+def _write_card(
+    folder: Path,
+    model: PeftModel | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: Sequence[int],
+    base: BaseModel | None,
+    card: str | None,
+) -> None:
+    """Write README.md, or name the base and the ends of answers in the one that PEFT wrote."""
+    file = folder / CARD_FILE
+    if card is not None:
+        file.write_text(card, "utf-8")
+    elif isinstance(model, PeftModel) and base is not None and file.is_file():
+        loaded_from = model.get_base_model().name_or_path
+        method = peft_methods()[model.peft_config[model.active_adapter].peft_type.value]
+        written = file.read_text("utf-8").replace(loaded_from, base.name).rstrip()
+        section = turn_ends.card_section(tokenizer, base.name, ends, in_vllm=method.runs_in_vllm)
+        file.write_text(f"{written}\n\n{section}", "utf-8")
 
 
 def _save_adapter(model: PeftModel, folder: Path) -> None:

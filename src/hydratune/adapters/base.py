@@ -11,7 +11,7 @@ from hydratune.errors import Problem
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
 from hydratune.settings.model import Quantization
 from hydratune.settings.ranges import at_least, between
-from hydratune.settings.registry import variants
+from hydratune.settings.registry import is_own, variants
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -102,8 +102,8 @@ class PeftAdapter(AdapterConfig):
 
 
 def peft_methods() -> dict[str, type[PeftAdapter]]:
-    """Return the adapter methods by PEFT's names of them."""
-    kinds = variants("adapter").values()
+    """Return the adapter methods by PEFT's names of them; of several, the one of this package."""
+    kinds = sorted(variants("adapter").values(), key=is_own)
     return {kind.peft_type: kind for kind in kinds if issubclass(kind, PeftAdapter)}
 
 

@@ -22,17 +22,15 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hydratune.adapters.base import PeftAdapter
-from hydratune.adapters.folder import KEY, AdapterFolder, settings_of_run
+from hydratune.adapters.folder import KEY, AdapterFolder, settings_of_run, weights_of
 from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import ConfigError, Problem
+from hydratune.models.sources.local import LocalModel
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.model import Source
 from hydratune.settings.registry import plain
-
-_SAMPLES = 64  # pieces of a weights file that are compared
-_PIECE = 2**16  # bytes
 
 
 def attach_saved(model: PreTrainedModel, saved: AdapterFolder, adapter: PeftAdapter) -> PeftModel:
@@ -171,11 +169,14 @@ def check_base(config: TrainConfig, source: Source, saved: AdapterFolder) -> str
     if recorded is not None and recorded.is_file():
         _check_recorded_base(config, source, saved, str(read_json(recorded).get("base")))
         return ""
-    if saved.base is None or saved.base == source.name or _are_copies(saved, source):
+    is_unique = not isinstance(config.model, LocalModel)  # many folders may have the same name
+    names = (None, source.name, *([config.model.public_name(source)] if is_unique else []))
+    others = _have_other_weights(saved, source)
+    if _are_copies(saved, source) or (saved.base in names and not others):
         return ""
-    before, now = Path(saved.base), Path(source.name)
+    before, now = Path(str(saved.base)), Path(source.name)
     why = ""
-    if before.is_dir() and now.is_dir():
+    if others or (before.is_dir() and now.is_dir()):
         why = f"it was trained on {before}, whose weights are not those of {now}"
     elif config.model.on_hub and not before.is_absolute():
         why = f"it was trained on {saved.base}"
@@ -221,32 +222,28 @@ def _base_of_run(config: TrainConfig, directory: Path, run: TrainConfig) -> str:
 def _base_named_by(saved: AdapterFolder) -> str:
     """Return the advice to use the base model that ``saved`` names."""
     base = str(saved.base)
-    kind = f"model=local model.path={base}" if Path(base).is_dir() else f"model=hub model.id={base}"
-    return f"set {kind}; or leave {KEY} out"
+    if Path(base).is_dir() and saved.base_weights in (None, weights_of(Path(base))):
+        kind = f"set model=local model.path={base}"
+    elif saved.base_weights is not None:  # its name alone
+        kind = f"set model=local model.path=DIR, where DIR is the folder {base}"
+    else:
+        kind = f"set model=hub model.id={base}"
+    return f"{kind}; or leave {KEY} out"
 
 
 def _are_copies(saved: AdapterFolder, source: Source) -> bool:
     """Return whether the adapter's base and ``source`` are folders with the same weights."""
-    before, now = Path(str(saved.base)), Path(source.name)
-    return before.is_dir() and now.is_dir() and _same_weights(before, now)
+    now = Path(source.name)
+    if saved.base_weights is not None:
+        return now.is_dir() and weights_of(now) == saved.base_weights
+    before = Path(str(saved.base))
+    return before.is_dir() and now.is_dir() and weights_of(before) == weights_of(now)
 
 
-def _same_weights(first: Path, second: Path) -> bool:
-    """Return whether two folders hold weights of the same sizes and the same sampled bytes."""
-    names = [sorted(p.name for p in folder.glob("*.safetensors")) for folder in (first, second)]
-    return names[0] == names[1] and all(
-        _sampled(first / name) == _sampled(second / name) for name in names[0]
-    )
-
-
-def _sampled(file: Path) -> tuple[int, str]:
-    """Return the size of a file in bytes, and a hash of pieces spread over it."""
-    size, digest = file.stat().st_size, hashlib.sha256()
-    with file.open("rb") as stream:
-        for number in range(_SAMPLES):
-            stream.seek(max(0, size - _PIECE) * number // (_SAMPLES - 1))
-            digest.update(stream.read(_PIECE))
-    return size, digest.hexdigest()
+def _have_other_weights(saved: AdapterFolder, source: Source) -> bool:
+    """Return whether ``source`` is a folder whose weights are not those that were recorded."""
+    now = Path(source.name)
+    return saved.base_weights is not None and now.is_dir() and weights_of(now) != saved.base_weights
 
 
 def facts(saved: AdapterFolder) -> dict[str, str]:

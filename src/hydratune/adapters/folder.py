@@ -3,6 +3,7 @@
 Needs no torch.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,17 @@ from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
-from hydratune.settings.registry import override_key, plain
+from hydratune.settings.registry import is_own, override_key, plain
 
 SETTINGS_FILE = "adapter_config.json"
+CARD_FILE = "README.md"
+BASE_FILE = (
+    "base_model.json"  # what the base model was: its name, and its weights if it was a folder
+)
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 KEY = "model.adapter"
+_SAMPLES = 64  # pieces of a file of weights that are compared
+_PIECE = 2**16  # bytes
 _REPAIR = "bring the file back, or give another adapter"
 
 
@@ -43,8 +50,66 @@ class AdapterFolder:
 
     @property
     def base(self) -> str | None:
-        """The path or Hub name from which the base model was loaded."""
+        """What the adapter calls its base model.
+
+        An id on the hub, or the name of a folder; other programs, and older versions of this one,
+        write a path.
+        """
         return self.settings.get("base_model_name_or_path")
+
+    @property
+    def base_weights(self) -> dict[str, str] | None:
+        """The weights of a base model that was a folder, as ``weights_of`` gives them.
+
+        None if they were not recorded, or for a base of another name.
+        """
+        try:
+            content = json.loads((self.path / BASE_FILE).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(content, dict) or content.get("name") != self.base:
+            return None
+        weights = content.get("weights")
+        return {str(k): str(v) for k, v in weights.items()} if isinstance(weights, dict) else None
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The base model of an adapter, as its folder names it on every machine."""
+
+    name: str  # an id on the hub, or the name of a folder
+    revision: str | None = None  # on the hub
+    weights: Mapping[str, str] | None = None  # of a folder, as ``weights_of`` gives them
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """Return the size and a hash of sampled pieces of each file of weights, by its name."""
+    return {file.name: _sampled(file) for file in sorted(folder.glob("*.safetensors"))}
+
+
+def _sampled(file: Path) -> str:
+    """Return the size of a file in bytes, and a hash of pieces spread over it."""
+    size, digest = file.stat().st_size, hashlib.sha256()
+    with file.open("rb") as stream:
+        for number in range(_SAMPLES):
+            stream.seek(max(0, size - _PIECE) * number // (_SAMPLES - 1))
+            digest.update(stream.read(_PIECE))
+    return f"{size}:{digest.hexdigest()}"
+
+
+def name_base(folder: Path, base: BaseModel, loaded_from: str) -> None:
+    """Name the base model in PEFT's file, in the place of the path that it was loaded from."""
+    file = folder / SETTINGS_FILE
+    content = json.loads(file.read_text("utf-8"))
+    content["base_model_name_or_path"] = base.name
+    if content.get("tokenizer_name_or_path") == loaded_from:
+        content["tokenizer_name_or_path"] = base.name
+    if base.revision is not None:
+        content["revision"] = base.revision
+    file.write_text(json.dumps(content, indent=2, sort_keys=True), "utf-8")
+    if base.weights:
+        record = {"name": base.name, "weights": dict(base.weights)}
+        (folder / BASE_FILE).write_text(json.dumps(record, indent=2), "utf-8")
 
 
 def find(given: str) -> AdapterFolder:
@@ -140,6 +205,19 @@ def saved_settings(saved: AdapterFolder) -> PeftAdapter:
     return result
 
 
+def _method_of_package(saved: AdapterFolder) -> type[PeftAdapter] | None:
+    """Return the method of the run that saved the adapter, if an installed package brings it."""
+    if saved.run is None:
+        return None
+    try:
+        kind = type(load(saved.run / RunFile.config).adapter)
+    except (ConfigError, OmegaConfBaseException, OSError):  # without it, it is PEFT's method
+        return None
+    if not issubclass(kind, PeftAdapter) or is_own(kind):
+        return None
+    return kind if kind.peft_type == saved.settings.get("peft_type") else None
+
+
 def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
     """Return the method of a saved adapter.
 
@@ -147,7 +225,7 @@ def _trainable_method(saved: AdapterFolder) -> type[PeftAdapter]:
     """
     settings, methods = saved.settings, peft_methods()
     method = str(settings.get("peft_type"))
-    kind = methods.get(method)
+    kind = _method_of_package(saved) or methods.get(method)
     fix = f"give another adapter, or begin a new one: leave {KEY} out"
     if kind is None:
         why = (

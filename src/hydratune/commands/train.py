@@ -7,7 +7,9 @@ command, ``experiment.run.run_experiment`` the run itself.
 
 from hydratune.experiment.run import preview, run_experiment
 from hydratune.records.run_directory import RunDirectory
+from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import TrainConfig
+from hydratune.sweeps.test_size import say_if_too_few_test_rows
 
 
 def run(config: TrainConfig, record: RunDirectory) -> None:
@@ -15,4 +17,6 @@ def run(config: TrainConfig, record: RunDirectory) -> None:
     if config.preview:
         preview(config)
     else:
+        if record.path.name not in read_sweep(record.path.parent):  # its sweep has said it
+            say_if_too_few_test_rows([config])
         run_experiment(config, record)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.runs import Run
-from hydratune.metric_table import title
+from hydratune.metric_table import OBJECTIVE, title
+from hydratune.settings.monitor import LOSS
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Layout
@@ -49,6 +50,16 @@ def column_name(key: str) -> str:
     return f"config:{group}.value{dot}{name}"
 
 
+def summary_name(compared: Comparison) -> str:
+    """Return the name in the summaries of W&B's runs of the metric that ranks ``compared``.
+
+    A tracker stores the validation loss under its own name only.
+    """
+    metric = compared.by.metric
+    is_loss = all(run.value(metric) == run.value(LOSS) for run in compared.runs)
+    return LOSS if metric == OBJECTIVE and is_loss else metric
+
+
 def _overview(compared: Comparison) -> "list[Panel]":
     """Return parallel coordinates, parameter importances and the differences between runs."""
     import wandb_workspaces.reports.v2 as reports
@@ -61,7 +72,7 @@ def _overview(compared: Comparison) -> "list[Panel]":
         )
         for key in compared.keys
     ]
-    for name in (*compared.metrics, compared.by.metric):
+    for name in (*compared.metrics, summary_name(compared)):
         if any(run.value(name) is not None for run in compared.runs):
             metric = reports.SummaryMetric(name)
             columns.append(reports.ParallelCoordinatesPlotColumn(metric, display_name=title(name)))
@@ -75,7 +86,7 @@ def _overview(compared: Comparison) -> "list[Panel]":
         )
     left_half, right_half = (_layout(x, _OVERVIEW_HEIGHT, _HALF, _ROW) for x in (0, _HALF))
     importance = reports.ParameterImportancePlot(
-        with_respect_to=compared.by.metric, layout=left_half
+        with_respect_to=summary_name(compared), layout=left_half
     )
     return [*panels, importance, reports.RunComparer(diff_only=True, layout=right_half)]
 
@@ -90,7 +101,7 @@ def _curves() -> "list[Panel]":
             y=[name],
             layout=_layout(_HALF * number, _CURVES_AT, _HALF, _ROW),
         )
-        for number, name in enumerate(("val/loss", "train/loss"))
+        for number, name in enumerate((LOSS, "train/loss"))
     ]
 
 
@@ -98,7 +109,7 @@ def _scatters(compared: Comparison) -> "list[Panel]":
     """Return plots of the metric against numeric settings, and of the Pareto fronts."""
     import wandb_workspaces.reports.v2 as reports
 
-    metric = reports.SummaryMetric(compared.by.metric)
+    metric = reports.SummaryMetric(summary_name(compared))
     numeric = [
         key
         for key in compared.keys

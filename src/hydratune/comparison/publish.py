@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hydratune.comparison.comparison import Comparison, compare
 from hydratune.comparison.entries import score_of
 from hydratune.comparison.exports import markdown
-from hydratune.comparison.panels import column_name, panels_by_section
+from hydratune.comparison.panels import column_name, panels_by_section, summary_name
 from hydratune.comparison.runs import Run
 from hydratune.comparison.verdict import verdict
 from hydratune.errors import InputError, RunError
@@ -166,7 +166,7 @@ def _runset(compared: Comparison, project: Project, ids: Sequence[str]) -> "Runs
     import wandb_workspaces.expr as expr
     import wandb_workspaces.reports.v2 as reports
 
-    metric = reports.SummaryMetric(compared.by.metric)
+    metric = reports.SummaryMetric(summary_name(compared))
     return reports.Runset(
         entity=project.entity,
         project=project.project,
@@ -179,7 +179,7 @@ def _runset(compared: Comparison, project: Project, ids: Sequence[str]) -> "Runs
 
 def _pinned_columns(compared: Comparison) -> list[str]:
     settings = map(column_name, compared.keys)
-    return ["run:displayName", f"summary:{compared.by.metric}", *settings]
+    return ["run:displayName", f"summary:{summary_name(compared)}", *settings]
 
 
 def _effects(compared: Comparison) -> str:
@@ -235,7 +235,7 @@ def _view_settings(compared: Comparison, ids: Sequence[str]) -> "RunsetSettings"
     best = next((run.wandb_id for run in runs if score_of(run, by) is not None), None)
     return workspaces.RunsetSettings(
         filters=workspaces.And(workspaces.Metric("ID").isin(list(ids))),
-        order=[workspaces.Ordering(workspaces.Summary(by.metric), ascending=by.lower)],
+        order=[workspaces.Ordering(workspaces.Summary(summary_name(compared)), ascending=by.lower)],
         pinned_columns=_pinned_columns(compared),
         pinned_runs=[best] if best is not None and best in ids else [],
     )

@@ -14,11 +14,13 @@ from hydratune.records.run_directory import HistoryRow
 from hydratune.records.status import Halved, State
 from hydratune.settings.registry import flat
 from hydratune.tracking import wandb_file
+from hydratune.tracking.wandb_baselines import JOB_TYPE as BASELINE
 
 # names of the optimizer step: by Lightning, by the Trainer of transformers, by W&B's client
 _STEPS = ("trainer/global_step", "train/global_step", "_step")
 # names of the validation loss; a run is ranked by the first one that it has
 _LOSSES = ("objective", "val/loss", "val_loss", "eval/loss", "eval_loss")
+_FINAL = frozenset(("objective", "cost/wall_seconds"))  # in the summary of a finished run only
 _NO_SETTINGS = ("facts", "_wandb", "tracking")  # keys of a W&B config
 _UNFINISHED = "without an end"  # the state of a run whose file does not say how it ended
 
@@ -46,7 +48,10 @@ class LoggedRun(Run):
 
 
 def collect_logged_runs(files: Sequence[Path]) -> list[Run]:
-    """Return one run for each W&B id: the processes of a resumed run are merged."""
+    """Return one run for each W&B id: the processes of a resumed run are merged.
+
+    Runs that hold the results of the base model are no part of a comparison.
+    """
     logs: dict[str, wandb_file.Log] = {}
     unreadable: list[Run] = []
     for file in files:
@@ -56,6 +61,8 @@ def collect_logged_runs(files: Sequence[Path]) -> list[Run]:
             title = file.stem.removeprefix("run-")
             unreadable.append(LoggedRun(file.parent, UNREADABLE, str(error), {}, {}, title=title))
             continue
+        if log.job_type == BASELINE:
+            continue
         logs[log.id] = logs[log.id].resumed_by(log) if log.id in logs else log
     in_order = sorted(logs.values(), key=lambda log: (log.started, log.name))
     return [_run(log) for log in in_order] + unreadable
@@ -64,7 +71,8 @@ def collect_logged_runs(files: Sequence[Path]) -> list[Run]:
 def _run(log: wandb_file.Log) -> Run:
     metrics = _metrics(log)
     halved = None
-    if "halved_at_step" in metrics and "objective" not in log.summary:  # else it was resumed later
+    # a finished run has costs; one with both was halved once, and resumed later
+    if "halved_at_step" in metrics and not _FINAL.intersection(log.summary):
         value = metrics.get("val/loss")
         halved = Halved(int(metrics["halved_at_step"]), None if value is None else float(value))
     facts = log.config.get("facts")

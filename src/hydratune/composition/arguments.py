@@ -9,19 +9,21 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from itertools import pairwise
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
+from hydratune.composition.hydra_settings import RUN_FOLDERS, hydra_problems, sweep_problems
+from hydratune.composition.package_options import option_names
 from hydratune.composition.resolvers import CONF
 from hydratune.composition.suggestions import nearest_option
 from hydratune.errors import ConfigError, InputError, Problem
+from hydratune.settings import packages
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.paths import expanded
-from hydratune.settings.registry import all_variants
+from hydratune.settings.registry import all_variants, variant_class
 
 # Hydra's flags, and how many values follow each
 _FLAGS = {
@@ -37,9 +39,8 @@ _WITHOUT = {
     "tracking": "tracking=disabled mirrors the run nowhere; ",
     "adapter": "adapter=none trains the model itself; ",
 }
-_RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 # the home folder at the start of a folder that Hydra makes or searches
-_RUN_FOLDER = rf"(?:--)?\+{{0,2}}(?:{'|'.join(map(re.escape, _RUN_FOLDERS))})"
+_RUN_FOLDER = rf"(?:--)?\+{{0,2}}(?:{'|'.join(map(re.escape, RUN_FOLDERS))})"
 _HOME = re.compile(rf"""\A((?:-cd|--config-dir|{_RUN_FOLDER})=["']?)(~[^/"']*)""")
 
 
@@ -110,10 +111,11 @@ def _refuse_flags_together(flags: Sequence[str]) -> None:
         )
 
 
-def check_settings(settings: Sequence[str], command: str) -> list[str]:
+def check_settings(settings: Sequence[str], command: str, *, is_sweep: bool = False) -> list[str]:
     """Return ``settings`` with quotes where a text would be read as a number.
 
-    Raises ``ConfigError`` for options of groups that are none, and for ``None``.
+    Raises ``ConfigError`` for options of groups that are none, for ``None``, and for settings of
+    Hydra that ``command`` cannot honour. ``is_sweep``: -m is given.
     """
     problems: list[Problem] = []
     result: list[str] = []
@@ -124,25 +126,24 @@ def check_settings(settings: Sequence[str], command: str) -> list[str]:
             result.append(setting)
             continue
         if override.key_or_group in all_variants() and override.package is None:
-            problems += _group_problems(override, setting)
-        elif override.key_or_group in _RUN_FOLDERS and command != "train":
-            problems.append(_run_folder_problem(override.key_or_group, setting, command))
-        elif override.key_or_group == "hydra.job.chdir" and override._value is True:
-            why = "relative paths of settings would be looked for in the run directory"
-            fix = "leave it out; hydra.run.dir=DIR chooses the place of the results"
-            problems.append(Problem("hydra.job.chdir", "true", why, fix))
+            problems += _group_problems(override, setting, command)
         else:
+            problems += hydra_problems(override, setting, command)
             problems += _none_problems(override, setting)
+        if not is_sweep:
+            problems += sweep_problems(override, setting, command)
         result.append(_as_text(override, setting, command))
     if problems:
         raise ConfigError(problems)
     return result
 
 
-def _group_problems(override: Override, setting: str) -> Iterator[Problem]:
+def _group_problems(override: Override, setting: str, command: str) -> Iterator[Problem]:
     """Yield what is wrong with the choice of an option of a config group."""
     group, typed = override.key_or_group, setting.partition("=")[2]
-    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    shipped = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    brought = option_names(group)
+    options = sorted({*shipped, *brought})
     listed = f"options: {', '.join(options)}"
     off = _WITHOUT.get(group, "")
     value = override._value
@@ -153,20 +154,26 @@ def _group_problems(override: Override, setting: str) -> Iterator[Problem]:
     elif isinstance(value, list | tuple):
         names = ",".join(map(str, value))
         why = "a run has one option of a group"
-        yield Problem(group, typed, why, f"for a sweep over them: -m {group}={names}; {listed}")
+        fix = f"for a sweep over them: -m {group}={names}; {listed}"
+        yield Problem(group, typed, why, fix if command == "train" else listed)
     elif isinstance(value, bool | int | float | dict):
         yield Problem(group, typed, "there is no such option", nearest_option(typed, options))
     elif override.type is OverrideType.ADD:
         why = "every run has an option of this group already, and this would add a second one"
         yield Problem(f"+{group}", typed, why, f"{group}={typed}, without +")
+    for name in [part.strip() for part in typed.split(",")]:
+        if name in brought and name in shipped:
+            yield packages.of_two(group, name, group, "an option of hydratune")
+        elif name in brought:
+            yield from _import_problems(group, name)
 
 
-def _run_folder_problem(key: str, setting: str, command: str) -> Problem:
-    """Return what is wrong with a run directory for a command that makes no run."""
-    typed = setting.partition("=")[2]
-    has_output = any(field.name == "output" for field in fields(COMMANDS[command]))
-    fix = f"output={typed}" if has_output else "its results go to the directory of run=DIR"
-    return Problem(key, typed, f"hydratune {command} makes no run directory", fix)
+def _import_problems(group: str, name: str) -> Iterator[Problem]:
+    """Import an option of a package, so that its settings are known; yield why it cannot be."""
+    try:
+        variant_class(group, name)
+    except ConfigError as error:
+        yield from error.problems
 
 
 def _none_problems(override: Override, setting: str) -> Iterator[Problem]:
@@ -201,7 +208,6 @@ def _as_text(override: Override, setting: str, command: str) -> str:
     return f"{key}={','.join(quoted)}"
 
 
-@cache
 def _is_text(key: str, command: str) -> bool:
     """Return whether a setting is a text in every variant that has it."""
     group, _, name = key.rpartition(".")

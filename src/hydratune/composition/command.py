@@ -15,23 +15,28 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.bounds import check_yaml
 from hydratune.composition.arguments import check_settings, expand_home, read_arguments
+from hydratune.composition.mappings import schema_problem
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
 from hydratune.console import print_error
-from hydratune.errors import HydratuneError, InputError, summarise
+from hydratune.errors import ConfigError, HydratuneError, InputError, summarise
 from hydratune.experiment import lifecycle
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.secrets import mask, refuse_secrets
 
 
-def run_command(command: str, args: Sequence[str]) -> int:
-    """Compose ``conf/<command>.yaml`` with ``args`` and run the command. Returns the exit code."""
+def run_command(command: str, args: Sequence[str], shown: str | None = None) -> int:
+    """Compose ``conf/<command>.yaml`` with ``args`` and run the command. Returns the exit code.
+
+    ``shown``: the name of the command in messages, if the user typed another one.
+    """
     register()
+    shown = shown or command
     wants_traceback = "1" in map(os.environ.get, ("HYDRA_FULL_ERROR", "HYDRATUNE_TRACEBACK"))
     try:
         args = _read(command, args)
     except InputError as error:
-        print_error(f"hydratune {command}: {error}")
+        print_error(f"hydratune {shown}: {error}")
         return error.exit_code
     argv = [sys.argv[0], command, *args]
     try:
@@ -43,7 +48,7 @@ def run_command(command: str, args: Sequence[str]) -> int:
     except Exception as error:
         if wants_traceback and not isinstance(error, OSError | RecursionError):
             print_error(traceback.format_exc())
-        return _report(error, command, args)
+        return _report(error, command, args, shown)
     return 0
 
 
@@ -59,7 +64,11 @@ def _read(command: str, args: Sequence[str]) -> list[str]:
     for folder in _own_folders(args):
         for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
             check_yaml(file)
-    return [*arguments.flags, *check_settings(arguments.settings, command)]
+    is_sweep = "-m" in arguments.flags or "--multirun" in arguments.flags
+    if is_sweep and command != "train":
+        raise InputError("this command runs once; for a sweep use hydratune train -m")
+    checked = check_settings(arguments.settings, command, is_sweep=is_sweep)
+    return [*arguments.flags, *checked]
 
 
 def _own_folders(args: Sequence[str]) -> Iterator[Path]:
@@ -123,26 +132,30 @@ def _compose_and_execute(command: str, argv: list[str]) -> None:
         raise raised[0]
 
 
-def _report(error: Exception, command: str, args: Sequence[str]) -> int:
+def _report(error: Exception, command: str, args: Sequence[str], shown: str) -> int:
     """Print an error as one message. Returns the exit code."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         explained = explain(error, command, args)
-        print_error(f"\nhydratune {command}: {explained}")
+        print_error(f"\nhydratune {shown}: {explained}")
         return explained.exit_code
     if isinstance(error, OSError):  # Hydra makes the run directory before a command can check it
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         if isinstance(error, NotADirectoryError | FileExistsError):
             what += " (a part of this path is a file)"
         hint = "the folder of a run is chosen with hydra.run.dir=DIR"
-        print_error(f"\nhydratune {command}: {what}; {hint}")
+        print_error(f"\nhydratune {shown}: {what}; {hint}")
         return InputError.exit_code
+    schema = schema_problem(error, args)
+    if schema is not None:
+        print_error(f"\nhydratune {command}: {ConfigError([schema])}")
+        return ConfigError.exit_code
     if isinstance(error, RecursionError):
         print_error(
-            f"\nhydratune {command}: a setting is nested too deeply to be read; give it in a file,"
+            f"\nhydratune {shown}: a setting is nested too deeply to be read; give it in a file,"
             " such as data.schema_file=FILE"
         )
         return InputError.exit_code
-    print_error(f"\nhydratune {command}: unexpected error: {mask(summarise(error))}")
+    print_error(f"\nhydratune {shown}: unexpected error: {mask(summarise(error))}")
     has_notes = hasattr(error, "__notes__")  # they say where it comes from
     hint = "" if has_notes else "; a file it read may have been changed or cut"
     print_error(f"  HYDRATUNE_TRACEBACK=1 shows where{hint}")

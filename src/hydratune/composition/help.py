@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from hydratune.composition.package_options import option_names
 from hydratune.composition.resolvers import CONF, register
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.reference import Setting, settings_of
-from hydratune.settings.registry import all_variants
+from hydratune.settings.registry import all_variants, import_packages
 from hydratune.sweeps.options import PackOptions
 
 _VARIANT_FIELDS = ("method", "source", "kind")  # they name the option of a group, chosen by GROUP=
@@ -41,6 +42,7 @@ def _lines(command: str, summary: str, composed: DictConfig, width: int) -> Iter
     yield summary
     groups = [group for group in all_variants() if group in composed]
     chosen = [*groups, *(_OPTIONAL if groups else ())]
+    problems = import_packages()
     yield from _section("groups, each with its options", map(_group_row, chosen), width)
     own = [s for s in settings_of(COMMANDS[command]) if s.name.split(".")[0] not in groups]
     yield from _section("settings, each with its default", _rows("", own, composed), width)
@@ -50,11 +52,13 @@ def _lines(command: str, summary: str, composed: DictConfig, width: int) -> Iter
         rows = _rows("hydra.launcher.", settings_of(PackOptions), DictConfig({}))
         yield from _section("settings of a sweep (-m)", rows, width)
     yield from _section("flags", _FLAGS, width)
+    broken = [(f"{problem.key}={problem.value}", problem.why) for problem in problems]
+    yield from _section("packages that cannot be used", broken, width)
 
 
 def _group_row(group: str) -> tuple[str, str]:
-    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-    return f"{group}=", "  ".join(options)
+    shipped = {file.stem for file in (CONF / group).glob("*.yaml")}
+    return f"{group}=", "  ".join(sorted({*shipped, *option_names(group)}))
 
 
 def _group_rows(group: str, composed: DictConfig) -> Iterator[tuple[str, str]]:

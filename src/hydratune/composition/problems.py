@@ -17,6 +17,13 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hydratune.composition.hydra_settings import fix_of_sweep, launcher_problem
+from hydratune.composition.mappings import (
+    advice_for_entry,
+    advice_for_mapping,
+    mapping_of,
+    mapping_settings,
+)
 from hydratune.composition.resolvers import CONF
 from hydratune.composition.suggestions import (
     SHOW_LAUNCHER,
@@ -134,6 +141,20 @@ class _Failure:
             if settings is not None and name not in (_node(settings, group) or ())
         ]
 
+    def is_refused(self, option: str, setting: str) -> bool:
+        """Return whether an option of a group with its setting is refused beside the others."""
+        group = option.partition("=")[0]
+        others = [f"{g}={self.values[g]}" for g in all_variants() if g in self.values]
+        choices = [choice for choice in others if not choice.startswith(f"{group}=")]
+        composed = self._compose([*choices, option, setting])
+        if composed is None:
+            return True
+        try:
+            problems = list(typed(composed, COMMANDS[self.command]).problems())
+        except (OmegaConfBaseException, HydratuneError):  # another setting is missing
+            return False
+        return any(problem.key == group for problem in problems)
+
     def _compose(self, choices: list[str]) -> DictConfig | None:
         """Return the settings with these options of groups; None if that is impossible."""
         try:
@@ -156,16 +177,6 @@ def find_problem(error: BaseException, command: str, overrides: Sequence[str]) -
     return next((problem for rule in _RULES if (problem := rule(failure)) is not None), None)
 
 
-def _chosen_with_a_dot(failure: _Failure) -> Problem | None:
-    """Recognise hydra.launcher=pack, which would replace the launcher's settings by a word."""
-    for key in ("hydra.launcher", "hydra.sweeper"):
-        value = failure.values.get(key, "{")
-        if value.isidentifier():
-            why = "it is chosen with a slash, not with a dot"
-            return Problem(key, value, why, f"{key.replace('.', '/')}={value}")
-    return None
-
-
 def _halving_as_a_number(failure: _Failure) -> Problem | None:
     key = "hydra.launcher.halving"
     steps = failure.values.get(key, "{")
@@ -186,6 +197,12 @@ def _unreadable_override(failure: _Failure) -> Problem | None:
     if not _is_readable(f"{typed_key}=0"):
         why = "this is not the name of a setting"
         return Problem(typed_key, value, why, "a setting is written GROUP.NAME=VALUE")
+    if typed_key.lstrip("+") in mapping_settings():
+        key = typed_key.lstrip("+")
+        why = "Hydra cannot read this mapping"
+        return Problem(key, value, why, advice_for_mapping(key, value))
+    if typed_key == "data" and "." in value:
+        return _file_as_option(value)
     characters = "  ".join(dict.fromkeys(_NEEDS_QUOTES.findall(value)))
     why = "Hydra cannot read this value"
     if characters:
@@ -204,7 +221,7 @@ def _advice_to_quote(key: str, value: str) -> str:
         )
     advice = f"type both pairs of quotes: {as_one_text}"
     if "," in value:
-        advice += f"; or, for the values of a sweep: {quoted(key, *value.split(','))}"
+        advice += f"; or, for the values of a sweep: -m {quoted(key, *value.split(','))}"
     return advice
 
 
@@ -222,9 +239,9 @@ def _several_values_without_m(failure: _Failure) -> Problem | None:
         return None
     key, value = match[1], match[2]
     kind = setting_type(key)
-    fix = "add -m for a sweep"
+    fix = fix_of_sweep(f"{key}={value}", failure.command)
     if "list" in kind:
-        fix += f"; write a list: {shlex.quote(f'{key}=[{value}]')}"
+        fix = f"write a list: {shlex.quote(f'{key}=[{value}]')}"
     if kind.startswith("str"):
         fix += f"; one text is typed with both pairs of quotes: {quoted(key, value)}"
     return Problem(key, value, "several values are a sweep", fix)
@@ -255,11 +272,29 @@ def _no_such_option(failure: _Failure) -> Problem | None:
         return None
     group, value = match[1], match[2]
     if group == "data" and "." in value:
-        why = "this is the place for a kind of data, not for a file"
-        return Problem("data", value, why, f"data=files {as_typed('data.train', value)}")
+        return _file_as_option(value)
+    if group == "hydra/launcher":
+        return launcher_problem(value)
     options = [line.strip() for line in (match[3] or "").splitlines() if line.strip()]
     why = f"there is no such option in the group {group!r}"
     return Problem(group, value, why, nearest_option(value, options))
+
+
+def _file_as_option(file: str) -> Problem:
+    why = "this is the place for a kind of data, not for a file"
+    return Problem("data", file, why, f"data=files {as_typed('data.train', file)}")
+
+
+def _removed(failure: _Failure) -> Problem | None:
+    """Recognise ``~key`` for a setting that every run has, or that does not exist."""
+    match = re.search(r"Could not delete from config\. '([^']+)' does not exist", failure.text)
+    if match:
+        return Problem(f"~{match[1]}", "", "there is no such setting", f"leave out ~{match[1]}")
+    if "does not support deletion" not in str(failure.cause):
+        return None
+    key = str(getattr(failure.cause, "full_key", None) or "")
+    why = "every run has this setting; one that is not typed has its default"
+    return Problem(f"~{key}", "", why, f"leave out ~{key}")
 
 
 def _off_without_quotes(failure: _Failure) -> Problem | None:
@@ -283,7 +318,14 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
     message = _plainer(_first_lines(str(cause), 1))
     if values.get(key, "").startswith("{"):
         return _wrong_mapping(key, values[key], message)
+    if key in mapping_settings() and "mapping" in message:
+        return Problem(key, values.get(key, ""), message, advice_for_mapping(key, values[key]))
     if "not in" in message or (match and cause is failure.error):
+        if mapping_of(key):
+            why = "it is an entry of a mapping, which has none of this name yet"
+            return Problem(
+                key, values.get(key, ""), why, advice_for_entry(key, values.get(key, ""))
+            )
         kind = getattr(cause, "object_type", None)
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
         group = key.rpartition(".")[0]
@@ -310,23 +352,23 @@ def _plainer(message: str) -> str:
 
 def _wrong_mapping(key: str, value: str, message: str) -> Problem:
     """Return the problem of a mapping that was typed as a whole."""
-    if "not in" not in message:
-        why = "keys of a mapping are added one by one"
-        return Problem(key, value, why, f"+{key}.NAME=VALUE")
-    fix = f"a key that is not there yet is added: +{key}.NAME=VALUE"
+    if key in mapping_settings():
+        why = "entries of a mapping are added"
+        return Problem(key, value, why, advice_for_mapping(key, value))
+    fix = describe_type(key)
     if key.startswith("hydra"):
         fix = f"{SHOW_LAUNCHER} shows what there is"
     return Problem(key, value, message, fix)
 
 
 _RULES: tuple[Callable[[_Failure], Problem | None], ...] = (
-    _chosen_with_a_dot,
     _halving_as_a_number,
     _unreadable_override,
     _several_values_without_m,
     _interval_in_a_grid,
     _no_such_group,
     _no_such_option,
+    _removed,
     _off_without_quotes,
     _wrong_setting,
 )

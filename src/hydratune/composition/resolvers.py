@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from hydra_plugins import hydratune_sweeper
+from hydratune.composition import package_options
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.commands import register_commands
@@ -20,9 +21,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 
 def register() -> None:
-    """Make the settings, the sweepers and the resolvers of ``conf/`` known to Hydra."""
+    """Make settings, options of packages, sweepers and resolvers known to Hydra."""
     register_commands()
     hydratune_sweeper.register()
+    package_options.register()
     resolvers: dict[str, Callable[..., object]] = {
         "run_name": run_name,
         "path_name": lambda path: Path(str(path)).name or "model",
@@ -65,6 +67,17 @@ def sweep_name(
         for setting in settings
         if "," in setting or "(" in setting
     ]
+    if sweeper and "together" in sweeper:
+        return f"{name}-{_name_of_wandb_sweep(sweeper, settings)}"
     if sweeper:
         settings += [f"hydra.sweeper.{key}={sweeper[key]}" for key in _SEARCH if key in sweeper]
     return "-".join([name, *dict.fromkeys(swept), stable_hash(sorted(settings))[:8]])
+
+
+def _name_of_wandb_sweep(sweeper: Mapping[str, object], settings: Sequence[str]) -> str:
+    """Return the id of a W&B sweep, or the name of its file and a hash of what it says."""
+    if not sweeper["file"]:
+        return str(sweeper["sweep"]).rstrip("/").rpartition("/")[2]
+    file = Path(str(sweeper["file"])).expanduser()
+    content = file.read_text(errors="replace") if file.is_file() else str(file)
+    return f"{file.stem}-{stable_hash([content, *sorted(settings)])[:8]}"

@@ -1,13 +1,15 @@
 """What was probably meant by a setting that does not exist, and what type one has."""
 
 import difflib
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
 from functools import cache
-from typing import Protocol
+from typing import Protocol, get_args, get_origin
 
+from hydratune.composition.resolvers import CONF
 from hydratune.errors import Problem
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.registry import all_variants
@@ -54,6 +56,9 @@ class ChosenOptions(Protocol):
     def exists(self, key: str) -> bool:
         """Return whether a setting exists with them."""
 
+    def is_refused(self, option: str, setting: str) -> bool:
+        """Return whether an option of a group with its setting is refused beside the others."""
+
     def options_without(self, key: str) -> list[str]:
         """Return those of the group of ``key`` that lack this setting."""
 
@@ -69,16 +74,22 @@ def unknown_setting(
     name = key.rpartition(".")[2]
     if key.startswith("hydra.launcher."):
         return _unknown_launcher_setting(key, value, names)
+    if mapping := _mapping_around(key):
+        why = f"{mapping} has no key {key.removeprefix(f'{mapping}.')} yet"
+        fix = f"a new key is added with a plus sign: {shlex.quote(f'+{key}={value}')}"
+        return Problem(key, value, why, fix)
     if name not in names:
-        owners = _variants_with(group, name)
+        owners = _options_with(group, name)
         if owners:
-            return _setting_of_others(key, value, group, owners, chosen)
+            return _setting_of_others(key, value, key, owners, chosen)
     meant = _meant(key, names, group)
     suggestions = list(filter(chosen.exists, meant))
     if suggestions:
-        fix = f"did you mean {' or '.join(suggestions[:3])}?"
+        fix = f"did you mean {' or '.join(_allowed(s, value) for s in suggestions[:3])}?"
     elif meant:
-        own = unknown_setting(meant[0], value, [], meant[0].rpartition(".")[0], chosen)
+        group, _, name = meant[0].rpartition(".")
+        owners = _options_with(group, name)
+        own = _setting_of_others(meant[0], value, key, owners, chosen)
         return Problem(key, value, f"it may be {meant[0]}: {own.why}", own.fix)
     elif group and names:
         fix = f"known here: {', '.join(sorted(names))}"
@@ -87,19 +98,46 @@ def unknown_setting(
     return Problem(key, value, "there is no such setting", fix)
 
 
+def _mapping_around(key: str) -> str:
+    """Return the setting above ``key`` that is a mapping with any keys; "" if there is none."""
+    parts = key.split(".")
+    above = (".".join(parts[:count]) for count in range(2, len(parts)))
+    return next((outer for outer in above if _is_mapping(outer)), "")
+
+
+def _is_mapping(key: str) -> bool:
+    kind = setting_type(key)
+    return kind.startswith("dict[") and "None" not in kind
+
+
 def _setting_of_others(
-    key: str, value: str, group: str, owners: Sequence[str], chosen: ChosenOptions
+    key: str, value: str, typed: str, owners: Sequence[str], chosen: ChosenOptions
 ) -> Problem:
-    """Return the problem of a setting that the chosen option of its group lacks."""
+    """Return the problem of a setting that the chosen option of its group lacks.
+
+    ``typed``: the name by which the user meant it; ``owners``: the options that have it.
+    """
+    group = key.rpartition(".")[0]
     having = ", ".join(f"{group}={owner}" for owner in owners)
     without = chosen.options_without(key)
+    plain = f"{key}={value}"
+    works = (owner for owner in owners if not chosen.is_refused(f"{group}={owner}", plain))
+    setting = f"{group}={next(works, owners[0])} {shlex.quote(plain)}"
     if not without:
         why = f"only these have it: {having}"
-        setting = shlex.quote(f"{key}={value}")
-        return Problem(key, value, why, f"add {group}={owners[0]} {setting}")
+        return Problem(typed, value, why, f"add {setting}")
     lacking = ", ".join(f"{group}={option}" for option in without)
     why = f"{lacking} {'have' if len(without) > 1 else 'has'} no such setting (only {having})"
-    return Problem(key, value, why, f"leave out {lacking}, or {key}")
+    fix = f"leave out {typed}; or, instead of {lacking}: {setting}"
+    return Problem(typed, value, why, fix)
+
+
+def _allowed(key: str, value: str) -> str:
+    """Return ``key``, with one of its values if it has few and ``value`` is none of them."""
+    kind = _declared_type(key)
+    if not (isinstance(kind, type) and issubclass(kind, Enum)) or value in kind.__members__:
+        return key
+    return f"{key}={next(iter(kind.__members__))} (one of: {', '.join(kind.__members__)})"
 
 
 def _meant(key: str, names: Sequence[str], group: str) -> list[str]:
@@ -138,10 +176,26 @@ def _unknown_launcher_setting(key: str, value: str, names: Sequence[str]) -> Pro
     return Problem(key, value, why, f"{fix}; all are shown by {SHOW_LAUNCHER}")
 
 
-def _variants_with(group: str, name: str) -> list[str]:
-    """Return the variants of ``group`` that have a setting ``name``."""
+def _options_with(group: str, name: str) -> list[str]:
+    """Return options of ``group`` whose variant has a setting ``name``: one for each variant."""
     variants = all_variants().get(group, {}) if group else {}
-    return [kind for kind, node in variants.items() if name in {f.name for f in fields(node)}]
+    owners = [kind for kind, node in variants.items() if name in {f.name for f in fields(node)}]
+    options = _option_of_variants(group)
+    return [options[kind] for kind in owners if kind in options]
+
+
+@cache
+def _option_of_variants(group: str) -> dict[str, str]:
+    """Return, for each variant of a group, the option of this name, or else the first that is one.
+
+    An option says in its defaults list which variant it is: ``/schema/model@_here_: wheel``.
+    """
+    result: dict[str, str] = {}
+    for file in sorted((CONF / group).glob("*.yaml")):
+        match = re.search(rf"/schema/{group}@_here_: (\w+)", file.read_text())
+        if match and (match[1] not in result or file.stem == match[1]):
+            result[match[1]] = file.stem
+    return result
 
 
 def _in_any_group(name: str) -> list[str]:
@@ -170,6 +224,9 @@ def describe_type(key: str) -> str:
     kind = _declared_type(key)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"one of: {', '.join(member.name for member in kind)}"
+    entries = get_args(kind)
+    if get_origin(kind) is list and isinstance(entries[0], type) and issubclass(entries[0], Enum):
+        return f"a list of some of: {', '.join(member.name for member in entries[0])}"
     words = {
         "list": "a list such as [a,b], in brackets even if it has one entry",
         "bool": "true or false",

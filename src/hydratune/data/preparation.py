@@ -32,8 +32,9 @@ from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter
 from hydratune.errors import DataError
 from hydratune.records.files import write_json
+from hydratune.settings import packages
 from hydratune.settings.data import DataConfig
-from hydratune.settings.registry import plain
+from hydratune.settings.registry import is_own, plain
 
 # Settings of every source on which the prepared rows depend.
 _PREPARING = ("validation_fraction", "test_fraction", "stratify", "train_on")
@@ -60,7 +61,10 @@ def prepare(data: DataConfig) -> Prepared:
         "clean": plain(data.clean),
         "quality": plain(data.quality),
     }
-    key = stable_hash([settings, schema, source.identity, _code_version()])
+    content = [settings, schema, source.identity, _code_version()]
+    if not is_own(type(data)):  # its code is no part of this package's
+        content.append(packages.source_hash(type(data)))
+    key = stable_hash(content)
     reused = (cache_folder() / "data" / key).is_dir()
     folder = build_once(f"data/{key}", lambda path: _build(data, schema, source, path))
     report = json.loads((folder / REPORT_FILE).read_text("utf-8"))

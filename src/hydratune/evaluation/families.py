@@ -12,13 +12,14 @@ the group ``hydratune.metrics``.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from typing import cast
 
-from hydratune.errors import RunError
+from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.evaluation import code_scores, json_scores, label_scores, text_scores
 from hydratune.evaluation.measures import Measure, Scores, mean, rate, request_turns
 from hydratune.metric_table import PACKAGE_METRICS
 from hydratune.records.predictions import EMPTY, Prediction
+from hydratune.settings import packages
 from hydratune.settings.evaluation import Task
 
 
@@ -104,23 +105,22 @@ def family(name: str) -> Family:
     """Return a family by name, of this package or of an installed one.
 
     Raises ``RunError`` for an unknown name, as when a run is evaluated on another machine, which
-    lacks the package that brings the metric.
+    lacks the package that brings the metric; ``ConfigError`` if the package cannot be imported.
     """
     if name in FAMILIES:
         return FAMILIES[name]
-    points = [point for point in entry_points(group=PACKAGE_METRICS) if point.name == name]
-    if not points:
+    if not packages.has("metric", name):
         raise RunError(
             f"the metric {name!r} is not installed: no package has an entry point of this name in"
             f" the group {PACKAGE_METRICS}"
         )
-    return _of_package(points[0])
-
-
-def _of_package(point: EntryPoint) -> Family:
-    package = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
-    what = f"mean of {point.value}{package}"
-    return _of_function(point.name, point.load(), what, f" ({point.value})")
+    function = packages.load("metric", name, "evaluation.metrics")
+    if not callable(function):
+        why = f"{packages.owner('metric', name)} is no function of (answer, references, row)"
+        raise ConfigError([Problem("evaluation.metrics", name, why, "correct its entry point")])
+    place, package = packages.place("metric", name), packages.distribution("metric", name)
+    what = f"mean of {place}" + (f" of {package}" if package else "")
+    return _of_function(name, cast(AnswerFunction, function), what, f" ({place})")
 
 
 def _of_function(name: str, function: AnswerFunction, what: str, where: str = "") -> Family:

@@ -25,3 +25,17 @@ def least_difference(rows: int, disagreeing: float, confidence: float, power: fl
         needed = alpha * math.sqrt(disagreeing) + beta * math.sqrt(disagreeing - middle * middle)
         low, high = (middle, high) if needed > middle * math.sqrt(rows) else (low, middle)
     return high
+
+
+def rows_needed(difference: float, disagreeing: float, confidence: float) -> int:
+    """Return the number of rows at which ``least_difference`` falls to ``difference``."""
+    low, high = 1, 2
+    while least_difference(high, disagreeing, confidence) > difference:
+        low, high = high, high * 2
+    while low < high:
+        middle = (low + high) // 2
+        if least_difference(middle, disagreeing, confidence) > difference:
+            low = middle + 1
+        else:
+            high = middle
+    return low

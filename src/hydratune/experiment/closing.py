@@ -10,6 +10,7 @@ from hydratune.evaluation import canaries, forgetting, memorisation, overfitting
 from hydratune.evaluation.result_rows import without_leaks
 from hydratune.experiment import validation_answers
 from hydratune.experiment.job import Job
+from hydratune.experiment.tracker import page_lines
 from hydratune.experiment.training import ANSWERING
 from hydratune.metric_table import VALIDATION, main_metric, title
 from hydratune.models import turn_ends
@@ -21,28 +22,17 @@ from hydratune.settings.monitor import Monitor
 from hydratune.settings.overrides import as_typed
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
+from hydratune.tracking.tracker import Tracker
 from hydratune.training.task import Measured
 
 
-def print_report(job: Job, record: RunDirectory, metrics: RunMetrics, tracker_hint: str) -> None:
-    """Print the results and the commands that continue from here.
-
-    ``tracker_hint``: the address of the W&B run or the command that shows it, or "".
-    """
+def print_results(job: Job, metrics: RunMetrics) -> None:
+    """Print what the run measured."""
     section("results")
-    _print_results(job, metrics)
-    section("next")
-    _print_next(job, record)
-    if tracker_hint:
-        console.print(f"W&B         {tracker_hint}", soft_wrap=True)
-
-
-def _print_results(job: Job, metrics: RunMetrics) -> None:
     content, values = metrics.to_json(), metrics.values
     line = headline(flat(plain(job.config)))
     console.print(f"[bold]{escape(mask(line))}", soft_wrap=True)
     console.print(terminal.results(content, metrics.systems, len(job.examples)))
-    console.print(terminal.times(job.seconds))
     speed, memory = values["cost/tokens_per_second"], values["cost/peak_memory_bytes"]
     console.print(
         f"validation loss {values['val/loss']:.4f}; {speed:,.0f} tokens/s in training; peak memory"
@@ -61,6 +51,17 @@ def _print_results(job: Job, metrics: RunMetrics) -> None:
     overfitted = metrics.course["verdict"] == overfitting.Verdict.overfitted.value
     colour = "[yellow]" if overfitted else ""
     console.print(f"{colour}{metrics.course['advice']}", soft_wrap=True)
+
+
+def print_next(job: Job, record: RunDirectory, tracker: Tracker) -> None:
+    """Print where the time went, and what to type next."""
+    console.print(terminal.times(job.seconds))
+    section("next")
+    _print_commands(job, record)
+    if tracker.hint:
+        console.print(f"W&B         {escape(tracker.hint)}", soft_wrap=True)
+    for line in page_lines(tracker)[1:]:  # of the group and the sweep
+        console.print(line, soft_wrap=True)
 
 
 def _print_validation(job: Job, metrics: RunMetrics) -> None:
@@ -96,7 +97,7 @@ def _print_forgetting(job: Job, metrics: RunMetrics) -> None:
             console.print(f"[{colour}]forgotten too much: {escape(excess)}", soft_wrap=True)
 
 
-def _print_next(job: Job, record: RunDirectory) -> None:
+def _print_commands(job: Job, record: RunDirectory) -> None:
     folder = record.shown
     place, command = escape(str(folder)), escape(as_typed("run", folder))
     console.print(f"adapter     {place}/adapter  [dim](PEFT format)", soft_wrap=True)

@@ -63,7 +63,7 @@ def load_settings(record: RunDirectory) -> TrainConfig:
         problems = "; ".join(f"{p.key} = {p.value}: {p.why}" for p in error.problems)
         raise RunError(
             f"{record.config_file}: {problems}; use the version of hydratune that made this run, or"
-            " bring back the module that was added for it"
+            " install the package that brought what is missing"
         ) from error
     except (OmegaConfBaseException, YAMLError, KeyError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -138,6 +138,8 @@ def _settings_for_evaluation(run: FinishedRun, config: EvaluateConfig) -> TrainC
         settings.trainer.devices, settings.trainer.strategy = 1, "auto"
     if settings.model.adapter is not None:  # the one it began with: what became of it is its own
         settings.model.adapter = str(run.record.adapter)
-    # nothing is trained, so the requirements of the run's own optimizer do not matter
+    # nothing is trained, so the requirements of the run's own optimizer do not matter, nor whether
+    # its callbacks are installed
     settings.optimizer = AdamWOptimizer()
+    settings.trainer.callbacks, settings.trainer.callback_settings = None, {}
     return settings

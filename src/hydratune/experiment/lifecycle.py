@@ -28,6 +28,7 @@ from hydratune.errors import (
     Paused,
     Problem,
     RunInterrupted,
+    refuse,
     summarise,
 )
 from hydratune.experiment import extension
@@ -40,6 +41,7 @@ from hydratune.settings.commands import CommandConfig, Resume, TrainConfig
 from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import typed
 from hydratune.settings.secrets import mask
+from hydratune.settings.used_parts import only_in_this_process, part_that_raised
 
 log = logging.getLogger(__name__)
 _NO_MEMORY = "out of memory"
@@ -69,6 +71,8 @@ def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], 
         data = getattr(config, "data", None)
         if isinstance(data, DataConfig):
             check_first_rows(data)
+        if isinstance(config, TrainConfig):
+            _check_parts(config)
         keeps_record = kind is TrainConfig and is_main_process()
         if not isinstance(config, TrainConfig) or config.preview:
             keeps_record = False
@@ -88,6 +92,19 @@ def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], 
         write_hydra_files(directory, composed, settings, list(settings.overrides.task))
         with _restored_if_untrained(directory, finished), recorded(config, directory):
             load()(config, directory)
+
+
+def _check_parts(config: TrainConfig) -> None:
+    """Import the callbacks, and refuse what the other processes of a run would lack.
+
+    Raises ``ConfigError``.
+    """
+    if config.trainer.callbacks:
+        from hydratune.training.callbacks import check_callbacks  # imports torch
+
+        check_callbacks(config.trainer)
+    if config.trainer.strategy != "auto":
+        refuse(only_in_this_process(config))
 
 
 def _complete(config: TrainConfig, directory: RunDirectory, settings: HydraConf) -> TrainConfig:
@@ -153,6 +170,8 @@ def recorded(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
         write_page(directory)
         raise
     except BaseException as error:
+        if (part := part_that_raised(config, error)) is not None:
+            error.add_note(f"it was raised in the {part.title}: {part.owner}")
         _end_unexpectedly(directory, error)
     else:
         write_page(directory)  # an interrupt of this changes nothing: the run is finished

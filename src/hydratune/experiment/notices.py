@@ -14,6 +14,8 @@ from hydratune.experiment.job import Job
 from hydratune.records.files import Json
 from hydratune.settings.evaluation import Baseline
 
+_MOST_STATEMENTS = 10  # about how a source was read, on the terminal; data.json has all
+
 
 def quality(prepared: Prepared) -> dict[str, Json]:
     """Return what data.json says of the preparation: findings, repairs and rows that were dropped.
@@ -56,6 +58,8 @@ def print_notices(job: Job, base_warning: str) -> None:
         origin = "as it was prepared"
     cleaned = f"; cleaned: {repaired}" if repaired else ""
     console.print(f"[dim]data: {origin}{cleaned}", soft_wrap=True)
+    for statement in facts["source"][:_MOST_STATEMENTS]:
+        console.print(f"[dim]{escape(statement)}", soft_wrap=True)
     _print_precision(job)
     if job.config.evaluation.canaries:
         console.print(

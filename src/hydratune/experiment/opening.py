@@ -15,6 +15,7 @@ from hydratune.models import hardware
 from hydratune.records.environment import Environment
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory, RunFile
+from hydratune.settings import used_parts
 from hydratune.tracking.environment import code_hash, git_commit, versions
 
 
@@ -47,6 +48,7 @@ def _environment(job: Job) -> Environment:
         },
         base=source.identity,
         start={**continued.facts(job.start)} if job.start is not None else None,
+        parts=used_parts.facts(job.config) or None,
         data_fingerprint=job.data_facts["fingerprint"],
         git=git_commit(Path(__file__).parent),
         precision=job.compute.precision,
@@ -60,6 +62,8 @@ def _print_opening(job: Job, record: RunDirectory) -> None:
     console.print(
         f"[bold]{config.name}[/]  {escape(config.model.name)} ({config.model.licence}) on {device}"
     )
+    for used in used_parts.used_parts(config):
+        console.print(escape(f"{used.title}: {used.owner}"), soft_wrap=True)
     if job.start is not None:
         assert isinstance(config.adapter, PeftAdapter)
         console.print(

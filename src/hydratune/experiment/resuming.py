@@ -17,6 +17,7 @@ from hydratune.experiment import extension
 from hydratune.experiment.job import Job
 from hydratune.records.files import Json
 from hydratune.records.run_directory import RunDirectory
+from hydratune.settings import used_parts
 from hydratune.settings.commands import Resume
 from hydratune.settings.monitor import Monitor
 from hydratune.settings.registry import flat, plain
@@ -30,7 +31,8 @@ from hydratune.training.validation import patience_of
 _TRAINED_BY = ("seed", "model", "data", "adapter", "optimizer", "trainer")
 _ANSWERED = ("task", "metrics", "max_new_tokens", "validation_rows")  # what answers depend on
 _FREE = "trainer.checkpoint_minutes"  # a setting of them that does not
-_UNCHANGED = ("training data", "base model", "starting adapter")  # with which a run is resumed
+# with which a run is resumed
+_UNCHANGED = ("training data", "base model", "starting adapter", "parts of packages")
 
 
 def identity(job: Job) -> dict[str, Json]:
@@ -43,9 +45,11 @@ def identity(job: Job) -> dict[str, Json]:
     if not Monitor.read(job.config.trainer.monitor).is_loss:  # answers choose the best checkpoint
         settings |= {f"evaluation.{k}": str(getattr(job.config.evaluation, k)) for k in _ANSWERED}
     splits = job.data_facts["splits"]
-    start = {}
+    start: dict[str, Json] = {}
     if job.start is not None:
         start = {"starting adapter": continued.facts(job.start)["sha256"]}
+    if parts := used_parts.facts(job.config, training_only=True):
+        start["parts of packages"] = parts
     return {
         **start,
         "settings": settings,

@@ -18,6 +18,7 @@ from hydratune.evaluation import panel
 from hydratune.experiment import (
     closing,
     data_consistency,
+    model_card,
     opening,
     probes,
     results,
@@ -33,6 +34,7 @@ from hydratune.models import hardware
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, RunFile, is_main_process
 from hydratune.settings.commands import TrainConfig
+from hydratune.tracking.console_log import console_copied_to
 from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, resume
 from hydratune.training.elementwise import elementwise_for
@@ -59,7 +61,8 @@ def run_experiment(
         if is_new:
             tracker.restore_history(resume.history(job.checkpoint))
         metrics = _measure_and_train(job, record, tracker)
-    closing.print_report(job, record, metrics, tracker.hint)
+        closing.print_results(job, metrics)
+    closing.print_next(job, record, tracker)
 
 
 def preview(config: TrainConfig) -> None:
@@ -82,13 +85,17 @@ def _tracked(
         tracker, is_new = context.resources.tracker(lambda: track_run(config, record, context))
     exit_code: int | None = 1
     try:
-        yield tracker, is_new
+        with console_copied_to(tracker):
+            yield tracker, is_new
         exit_code = 0
     except Paused:
         exit_code = None
         raise
     except (KeyboardInterrupt, RunInterrupted):
         exit_code = 130
+        raise
+    except Exception as error:
+        tracker.write_log(f"{type(error).__name__}: {error}")
         raise
     finally:
         if exit_code is not None:
@@ -138,6 +145,7 @@ def _measure_and_train(job: Job, record: RunDirectory, tracker: Tracker) -> RunM
     validation = validation_answers.at_kept_weights(job, record, fitted.best)
     metrics = results.collect(job, fitted, test_rows.predictions, answers, validation, measured)
     metrics.write(record.metrics_file)
+    model_card.write(job, record, metrics)
     tracker.log_summary(metrics.values)
     tracker.log_predictions(test_rows.predictions["eval"])
     tracker.log_adapter(record.adapter)

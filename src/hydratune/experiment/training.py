@@ -11,6 +11,7 @@ from hydratune.adapters.targets import without_effect
 from hydratune.console import console
 from hydratune.data.rows import stable_hash
 from hydratune.errors import DivergedError, Paused, RunError
+from hydratune.experiment import model_card
 from hydratune.experiment.job import Job
 from hydratune.experiment.resuming import find_checkpoint, identity
 from hydratune.experiment.validation_answers import answer_function
@@ -109,7 +110,14 @@ def train(job: Job, record: RunDirectory, tracker: Tracker) -> Fitted:
 def save(job: Job, record: RunDirectory) -> None:
     """Save the trained weights, with the tokens that end an answer; signals wait for that."""
     with delay_signals():
-        attach.save(job.model, job.tokenizer, record.adapter, job.answer_ends)
+        attach.save(
+            job.model,
+            job.tokenizer,
+            record.adapter,
+            job.answer_ends,
+            model_card.base_model(job),
+            model_card.model_card(job),
+        )
 
 
 def _print_interrupted(record: RunDirectory) -> None:

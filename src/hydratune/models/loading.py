@@ -26,6 +26,7 @@ from hydratune.data.reader import Reader
 from hydratune.errors import ConfigError, Problem
 from hydratune.models.compute import Compute, remember_autocast
 from hydratune.models.packing_trial import UnsupportedModelError, choose
+from hydratune.models.tools_template import tools_template
 from hydratune.models.turn_ends import add_missing_eos, turn_ends
 from hydratune.settings.model import ModelConfig, Quantization, Source
 
@@ -61,6 +62,8 @@ def load_tokenizer(model: ModelConfig, source: Source) -> PreTrainedTokenizerBas
     tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, model, source)
     if model.chat_template == "plain":
         tokenizer.chat_template = plain_template(tokenizer)
+    elif model.chat_template == "tools":
+        tokenizer.chat_template = tools_template(tokenizer)
     elif model.chat_template is not None:
         tokenizer.chat_template = Path(model.chat_template).read_text("utf-8")
     if tokenizer.chat_template is None:

@@ -8,14 +8,13 @@ adapter's folder they read it only if they are given it.
 
 import copy
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hydratune.data.encoding.rendering import render
 
 _ANSWER = "\u2740\u2740"  # an answer that no template changes and no token contains
-CARD_TITLE = "## Where an answer ends"
+CARD_TITLE = "## How to load it, and where an answer ends"
 
 
 def turn_ends(
@@ -107,25 +106,25 @@ def generation_config(
     return config
 
 
-def write_card(
-    folder: Path,
+def card_section(
     tokenizer: PreTrainedTokenizerBase,
     base: str,
     ends: Sequence[int],
     *,
     in_vllm: bool,
-) -> None:
-    """Add to the model card that PEFT wrote where an answer ends, and what to type.
+    is_adapter: bool = True,
+) -> str:
+    """Return the section of a model card that says how to load it, and where an answer ends.
 
-    ``in_vllm``: whether vLLM loads the adapter, so that its command is written as well.
+    ``base``: what the card calls the base model. ``in_vllm``: whether vLLM loads the adapter, so
+    that its command is written as well. ``is_adapter`` False: the folder holds a whole model.
     """
-    card = folder / "README.md"
-    if not card.is_file():
-        return
-    text = _CARD.format(title=CARD_TITLE, ends=describe(tokenizer, ends), base=base)
-    if in_vllm:
-        text += _CARD_VLLM.format(base=base, ids=list(ends))
-    card.write_text(f"{card.read_text('utf-8').rstrip()}\n\n{text}", "utf-8")
+    parts = (_LOAD_ADAPTER, _IMPORT_ADAPTER) if is_adapter else (_LOAD_MODEL, _IMPORT_MODEL)
+    load, imports = (part.format(base=base) for part in parts)
+    text = _CARD.format(
+        title=CARD_TITLE, ends=describe(tokenizer, ends), load=load, imports=imports
+    )
+    return text + (_CARD_VLLM.format(base=base, ids=list(ends)) if in_vllm else "")
 
 
 _CARD = """{title}
@@ -135,12 +134,11 @@ model's own may not,
 which is the one that `generate` reads unless the model is given another:
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+{imports}
 
 folder = "."  # this folder
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), folder)
+{load}
 model.generation_config = GenerationConfig.from_pretrained(folder)
 turns = [{{"role": "user", "content": "..."}}]
 prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", \
@@ -150,6 +148,11 @@ print(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_t
 ```
 
 """
+_IMPORT_MODEL = "from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig"
+_IMPORT_ADAPTER = f"from peft import PeftModel\n{_IMPORT_MODEL}"
+_LOAD_MODEL = "model = AutoModelForCausalLM.from_pretrained(folder)"
+_LOAD_ADAPTER = """base = "{base}"  # an id on the hub, or the path of a folder
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"""
 _CARD_VLLM = (
     "vLLM: `vllm serve {base} --enable-lora --lora-modules tuned=FOLDER --generation-config"
     ' FOLDER`, or in every request `"stop_token_ids": {ids}`.\n'

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydratune.errors import RunError
 from hydratune.records.files import read_json, write_json
 
-_OPTIONAL = ("start", "memory_plan")  # keys that are absent where there is no such thing
+_OPTIONAL = ("start", "parts", "memory_plan")  # keys that are absent where there is no such thing
 
 
 @dataclass
@@ -21,6 +21,7 @@ class Environment:
     model: dict[str, str | None] = field(default_factory=dict)  # name, licence, source, identity
     base: str = ""  # identity of the base model: equal identity, equal weights
     start: dict[str, object] | None = None  # the adapter that was trained further
+    parts: dict[str, dict[str, str]] | None = None  # of packages: title -> package, hash of code
     data_fingerprint: str = ""
     git: dict[str, str | bool] = field(default_factory=dict)  # commit, and whether it was changed
     precision: str = ""

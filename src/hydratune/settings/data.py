@@ -187,7 +187,8 @@ class DataConfig:
             yield from at_least(f"data.{name}", getattr(self, name), 1, " row")
         yield from self._fraction_problems()
         if self.overfit_rows is not None and self.control is not Control.none:
-            why, fix = "data.overfit_rows is set as well", "use one of the two"
+            why = "data.overfit_rows is set as well"
+            fix = "leave out data.control, or data.overfit_rows"
             yield Problem("data.control", self.control.value, why, fix)
         yield from self.quality.problems()
         try:

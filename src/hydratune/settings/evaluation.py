@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib.metadata import entry_points
 
 from hydratune import metric_table
 from hydratune.errors import Problem
+from hydratune.settings import packages
 from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
@@ -118,9 +118,13 @@ class EvaluationConfig:
         if not self.metrics:
             fix = "set evaluation.metrics=null for those of the task"
             yield Problem(key, [], "names no family", fix)
-        packages = entry_points(group=metric_table.PACKAGE_METRICS)
-        families = [*metric_table.families(), *(point.name for point in packages)]
+        own = metric_table.families()
+        families = list(dict.fromkeys([*own, *packages.names("metric")]))
         for name in self.metrics:
+            if name in own and packages.has("metric", name):
+                yield packages.of_two("metric", name, key, "a built-in family of metrics")
+            elif packages.has("metric", name):
+                yield from packages.problems_of("metric", name, key)
             if name not in families:
                 near = difflib.get_close_matches(name, families, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(families)}"

@@ -29,6 +29,21 @@ class Source:
     identity: str  # checksum, commit or folder
 
 
+def name_without_path(name: str) -> str:
+    """Return the name of a model folder, or the hub id if the folder is one of the hub's cache.
+
+    A hub id stays as it is.
+    """
+    if not Path(name).is_absolute() and not Path(name).is_dir():
+        return name
+    folder = Path(name).resolve()
+    if folder.parent.name == "snapshots":  # of the hub's cache: models--ORG--NAME/snapshots/COMMIT
+        kind, *parts = folder.parents[1].name.split("--")
+        if kind == "models" and parts:
+            return "/".join(parts)
+    return Path(name).absolute().name or folder.name
+
+
 @dataclass
 class ModelConfig:
     """The base model.
@@ -44,7 +59,8 @@ class ModelConfig:
     name: str = MISSING  # what the model is called in tables and in W&B
     licence: str = "unknown"  # as its publisher states it; check it before you ship
     context_window: int | None = None  # tokens; null: what the model's own config says
-    # a Jinja file, or "plain" for a base model without one; null: the tokenizer's own
+    # a Jinja file; plain, for a base model without one; or tools, for a model whose own writes no
+    # tool calls; null: the tokenizer's own
     chat_template: str | None = path_setting(None)
     quantization: Quantization = Quantization.none  # how the frozen weights of the base are stored
     # run code from the model's repository; leave it off unless you have read that code
@@ -57,8 +73,8 @@ class ModelConfig:
         """Yield what is wrong with the settings, before the model is located."""
         yield from self.own_problems()
         template = self.chat_template
-        if template not in (None, "plain") and not Path(str(template)).is_file():
-            fix = "give a Jinja file, or plain, or null"
+        if template not in (None, "plain", "tools") and not Path(str(template)).is_file():
+            fix = "give a Jinja file, or plain, or tools, or null"
             yield Problem("model.chat_template", template, "no such file", fix)
 
     def own_problems(self) -> Iterator[Problem]:
@@ -75,6 +91,13 @@ class ModelConfig:
     def loaded_identity(self, source: Source, commit: str | None) -> str:
         """Return what identifies the loaded weights; ``commit`` is that of a hub model."""
         return source.identity
+
+    def public_name(self, source: Source) -> str:
+        """Return what other machines know the model by: an id on the hub, or its folder's name.
+
+        An adapter folder and its model card name the base model so, and no path of this machine.
+        """
+        return name_without_path(source.name)
 
     def loading_error(self, source: Source, reason: str) -> HydratuneError:
         """Return the error of a model that cannot be loaded."""

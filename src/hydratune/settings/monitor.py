@@ -7,11 +7,11 @@ It is measured on the validation rows, never on the test rows, which only judge 
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 from hydratune import metric_table
 from hydratune.errors import Problem
 from hydratune.metric_table import VALIDATION
+from hydratune.settings import packages
 
 LOSS = f"{VALIDATION}/loss"
 MODES = {"min": True, "max": False}  # -> whether lower values are better
@@ -103,8 +103,8 @@ def test_rows_problem(key: str, metric: str, given: str) -> Problem | None:
 def known_metrics() -> list[str]:
     """Return the metrics that can be measured on validation rows, of this package and others."""
     own = [row.name for row in metric_table.ANSWER_METRICS if not row.name.endswith("/*")]
-    packages = [point.name for point in entry_points(group=metric_table.PACKAGE_METRICS)]
-    return [LOSS, *(f"{VALIDATION}/{name}" for name in dict.fromkeys([*own, *packages]))]
+    brought = packages.names("metric")
+    return [LOSS, *(f"{VALIDATION}/{name}" for name in dict.fromkeys([*own, *brought]))]
 
 
 def _is_of_one_class(metric: str) -> bool:

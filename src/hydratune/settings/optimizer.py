@@ -115,7 +115,7 @@ class OptimizerConfig:
                 yield Problem("optimizer.decay_ratio", self.decay_ratio, why, fix)
         has_power = self.power > 0 and math.isfinite(self.power)
         if self.schedule is Schedule.polynomial and not has_power:
-            fix = "1 is linear, 2 falls faster at first"
+            fix = "usual: 2, which falls faster at first; 1 is linear"
             yield Problem("optimizer.power", self.power, "must be above 0", fix)
 
     def _rate_problems(self, context: OptimizerContext) -> Iterator[Problem]:

@@ -19,13 +19,31 @@ def as_typed(key: str, value: object) -> str:
     )
 
 
+def entry_as_typed(key: str, name: str, value: str) -> str | None:
+    """Return an override that adds an entry to the mapping ``key``, as it is typed in a shell.
+
+    None: no override can have this name. ``value`` is a word or a number.
+    """
+    if re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
+        return f"+{key}.{name}={value}"
+    plain = f"+{key}={{{name}: {value}}}"
+    try:
+        read = OverridesParser.create().parse_override(plain)._value
+    except HydraException:
+        return None
+    is_entry = isinstance(read, dict) and [str(entry) for entry in read] == [name]
+    return shlex.quote(plain) if is_entry else None
+
+
 def quoted(key: str, *values: str) -> str:
-    """Return an override as it is typed in a shell so that Hydra takes each value as a text.
+    """Return an override as it is typed in a shell so that Hydra takes each value as a text."""
+    return shlex.quote(f"{key}={','.join(map(quoted_value, values))}")
+
+
+def quoted_value(value: str) -> str:
+    """Return a value as it stands in an override so that Hydra takes it as a text.
 
     In Hydra's quotes a backslash escapes a quote, and another backslash if a quote follows.
     """
-    texts = []
-    for value in values:
-        escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-        texts.append('"' + re.sub(r"(\\+)\Z", r"\1\1", escaped) + '"')
-    return shlex.quote(f"{key}={','.join(texts)}")
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    return '"' + re.sub(r"(\\+)\Z", r"\1\1", escaped) + '"'

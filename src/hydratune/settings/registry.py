@@ -1,5 +1,8 @@
 """The config groups and their variants, and conversion between composed YAML and dataclasses.
 
+A variant is one of this package's, one of an installed package (``settings.packages``), which is
+imported when it is used, or one that Python code registered.
+
 ``register()`` hands the classes to Hydra as schemas (``/schema/<group>``), so that a wrong type or
 an unknown key is refused while the configuration is composed. ``typed()`` turns a composed or
 stored configuration into these classes.
@@ -11,6 +14,7 @@ instant.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,6 +22,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune.errors import ConfigError, Problem
+from hydratune.settings import packages
 from hydratune.settings.paths import expand_paths
 
 Config = TypeVar("Config")
@@ -41,29 +46,131 @@ _BEFORE_VARIANTS = {"optimizer": "adamw"}
 
 
 def variant(group: str, name: str) -> Callable[[type[Config]], type[Config]]:
-    """Return a decorator that makes a dataclass the variant ``name`` of a config group."""
+    """Return a decorator that makes a dataclass the variant ``name`` of a config group.
+
+    It raises ``ConfigError`` for a class of a package whose name another class has already.
+    """
 
     def add(schema: type[Config]) -> type[Config]:
+        _refuse_second(group, name, schema)
         _VARIANTS[group][name] = schema
         return schema
 
     return add
 
 
+def _refuse_second(group: str, name: str, schema: type) -> None:
+    """Raise ``ConfigError`` if another class than ``schema`` is the variant ``name``.
+
+    A class that is defined again, as in a notebook, replaces its earlier definition.
+    """
+    if is_own(schema):
+        return
+    _import_own()
+    field = _VARIANT_FIELD.get(group, "")
+    if not is_dataclass(schema) or getattr(schema, field, None) != name:
+        why = f"the class {_full_name(schema)} is no dataclass with a field {field}"
+        fix = f'add @dataclass below the decorator, and the line {field}: str = "{name}"'
+        raise ConfigError([Problem(group, name, why, fix)])
+    other = _VARIANTS[group].get(name)
+    if other is not None and _full_name(other) != _full_name(schema):
+        why = f"{_full_name(schema)} has the name of {_full_name(other)}"
+        raise ConfigError([Problem(group, name, why, "give it another name")])
+
+
+def is_own(schema: type) -> bool:
+    """Return whether a class is one of this package."""
+    return schema.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def variant_name(group: str, settings: object) -> str:
+    """Return the name of the variant that ``settings`` are of."""
+    return str(getattr(settings, _VARIANT_FIELD[group]))
+
+
+def _full_name(schema: type) -> str:
+    return f"{schema.__module__}.{schema.__qualname__}"
+
+
 def variants(group: str) -> Mapping[str, type]:
-    """Return the dataclasses of a config group, sorted by name."""
+    """Return the dataclasses of a config group, sorted by name; see ``all_variants``."""
     return all_variants()[group]
 
 
-@cache
 def all_variants() -> Mapping[str, Mapping[str, type]]:
-    """Return the dataclasses of every config group: group -> name -> dataclass, both sorted."""
+    """Return the dataclasses of every config group: group -> name -> dataclass, both sorted.
+
+    Of those that packages bring, the ones that were used in this process.
+    """
+    _import_own()
+    return {group: dict(sorted(_VARIANTS[group].items())) for group in sorted(_GROUPS)}
+
+
+def variant_names(group: str) -> list[str]:
+    """Return the names of all variants of a config group, those of packages included, sorted."""
+    brought = packages.names(group) if group in packages.GROUPS else []
+    return sorted({*variants(group), *brought})
+
+
+def brought_variants(group: str) -> list[str]:
+    """Return the names of the variants that packages and Python code bring, sorted."""
+    _import_own()
+    registered = [name for name, kind in _VARIANTS[group].items() if not is_own(kind)]
+    return sorted({*registered, *(packages.names(group) if group in packages.GROUPS else [])})
+
+
+def variant_class(group: str, name: str, key: str | None = None) -> type:
+    """Return the dataclass of a variant; that of a package is imported now.
+
+    ``key``: the setting that names it, by default ``group``. Raises ``ConfigError`` if there is
+    none of this name, if a package brings another one of a built-in name, or if the package cannot
+    be imported.
+    """
+    key = key or group
+    known = variants(group).get(name)
+    brought = group in packages.GROUPS and packages.has(group, name)
+    if known is not None and not brought:
+        return known
+    if not brought:
+        kind = f"{group} source" if _VARIANT_FIELD.get(group) == "source" else group
+        why, fix = (
+            f"this version has no {kind} {name}",
+            f"one of: {', '.join(variant_names(group))}",
+        )
+        raise ConfigError([Problem(key, name, why, fix)])
+    if known is not None and is_own(known):
+        built_in = f"a built-in {packages.TITLES[group]} ({_full_name(known)})"
+        raise ConfigError([packages.of_two(group, name, key, built_in)])
+    part = packages.load(group, name, key)
+    if name not in _VARIANTS[group] and isinstance(part, type):
+        variant(group, name)(part)
+    if name not in _VARIANTS[group]:
+        why = f"{packages.owner(group, name)} has no class with @variant({group!r}, {name!r})"
+        fix = "the entry point names that class or its module"
+        raise ConfigError([Problem(key, name, why, fix)])
+    return _VARIANTS[group][name]
+
+
+def import_packages() -> list[Problem]:
+    """Import all variants that packages bring; return why some cannot be used."""
+    problems: list[Problem] = []
+    for group in _GROUPS:
+        for name in brought_variants(group):
+            try:
+                variant_class(group, name)
+            except ConfigError as error:
+                problems += error.problems
+    return problems
+
+
+@cache
+def _import_own() -> None:
+    """Import the modules of this package that define variants."""
     for name in _HOMES:
         home = importlib.import_module(name)
         modules = pkgutil.iter_modules(getattr(home, "__path__", ()), f"{name}.")
         for module in sorted(module.name for module in modules):
             importlib.import_module(module)
-    return {group: dict(sorted(_VARIANTS[group].items())) for group in sorted(_GROUPS)}
 
 
 def register(commands: Mapping[str, type]) -> None:
@@ -77,7 +184,8 @@ def register(commands: Mapping[str, type]) -> None:
         store.store(group="schema", name=command, node=schema)
     for group, schemas in all_variants().items():
         for name, schema in schemas.items():
-            store.store(group=f"schema/{group}", name=name, node=schema)
+            if is_own(schema):
+                store.store(group=f"schema/{group}", name=name, node=schema)
 
 
 def override_key(override: str) -> str:
@@ -110,11 +218,7 @@ def _variant_of(group: str, settings: Mapping[object, object]) -> type:
     """
     field = _VARIANT_FIELD[group]
     name = str(settings.get(field, _BEFORE_VARIANTS.get(group)))
-    if name not in variants(group):
-        kind = f"{group} source" if field == "source" else group
-        why, fix = f"this version has no {kind} {name}", f"one of: {', '.join(variants(group))}"
-        raise ConfigError([Problem(f"{group}.{field}", name, why, fix)])
-    return variants(group)[name]
+    return variant_class(group, name, f"{group}.{field}")
 
 
 def flat(value: object, prefix: str = "") -> dict[str, Any]:

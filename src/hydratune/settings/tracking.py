@@ -11,7 +11,7 @@ from hydratune.settings.registry import variant
 TEXT_SETTINGS = ("system_prompt", "prompt_tuning_init_text", "user_prompt")
 # W&B's rules for names
 _NOT_IN_PROJECTS = "/\\#?%:"
-_LONGEST_PROJECT, _LONGEST_TAG = 128, 64  # characters
+_LONGEST_PROJECT, LONGEST_TAG = 128, 64  # characters
 
 
 class TrackingMode(StrEnum):
@@ -39,6 +39,8 @@ class TrackingConfig:
     # false: no text of prompts or answers leaves the machine, not even the system prompt among
     # the settings
     log_text: bool = True
+    # what the run prints, for the Logs tab of its page; not sent with log_text=false
+    log_console: bool = True
     # a table with the test prompts and answers: these texts leave the machine
     log_predictions: bool = False
     # the data report as an artifact: data.json, and data.html, which shows some rows, unless
@@ -50,7 +52,8 @@ class TrackingConfig:
         """Yield every problem of these settings."""
         if self.log_predictions and not self.log_text:
             why = "tracking.log_text=false keeps all texts on this machine"
-            yield Problem("tracking.log_predictions", True, why, "leave out one of the two")
+            fix = "leave out tracking.log_predictions, or tracking.log_text"
+            yield Problem("tracking.log_predictions", True, why, fix)
         if self.mode in (TrackingMode.online, TrackingMode.offline):
             yield from self._name_problems()
 
@@ -63,8 +66,10 @@ class TrackingConfig:
             yield Problem("tracking.project", project, why, "use letters, digits, - and _")
         if not 0 < len(project) <= _LONGEST_PROJECT:
             why = f"W&B's project names have 1 to {_LONGEST_PROJECT} characters, not {len(project)}"
-            yield Problem("tracking.project", project, why, "for example hydratune")
+            yield Problem(
+                "tracking.project", project, why, "for example tracking.project=hydratune"
+            )
         for tag in self.tags:
-            if not 0 < len(tag) <= _LONGEST_TAG:
-                why = f"a tag of W&B has 1 to {_LONGEST_TAG} characters, not {len(tag)}"
+            if not 0 < len(tag) <= LONGEST_TAG:
+                why = f"a tag of W&B has 1 to {LONGEST_TAG} characters, not {len(tag)}"
                 yield Problem("tracking.tags", tag, why, "shorten it, or leave it out")

@@ -1,11 +1,13 @@
 """Settings of the training loop; field names are those of Lightning's Trainer."""
 
+import difflib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from hydratune.errors import Problem
-from hydratune.settings import monitor
+from hydratune.settings import monitor, packages
 from hydratune.settings.ranges import at_least, between, one_of
 from hydratune.settings.registry import variant
 
@@ -57,6 +59,10 @@ class TrainerConfig:
     gradient_checkpointing: bool = False
     # minutes between two writes of last.ckpt, besides after every validation; null: never
     checkpoint_minutes: float | None = 10.0
+    # names of callbacks that installed packages bring, called in this order; null: none
+    callbacks: list[str] | None = None
+    # name of a callback -> its settings, e.g. {stop_at: {loss: 0.5}}
+    callback_settings: dict[str, Any] = field(default_factory=dict)
     # fuse elementwise operations by torch.compile; half a minute at the start, and needs a C++
     # compiler
     compile: bool = False
@@ -91,7 +97,28 @@ class TrainerConfig:
         yield from one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
         yield from one_of("trainer.strategy", self.strategy, STRATEGIES)
         yield from one_of("trainer.precision", self.precision, PRECISIONS)
+        yield from self._callback_problems()
         yield from self._device_problems()
+
+    def _callback_problems(self) -> Iterator[Problem]:
+        """Yield names of callbacks that no package has, and settings that belong to none."""
+        key, known, chosen = "trainer.callbacks", packages.names("callback"), self.callbacks or []
+        for name in chosen:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                listed = f"installed are: {', '.join(known)}" if known else "install its package"
+                fix = f"did you mean {near[0]}?" if near else listed
+                why = f"no package has an entry point of this name in {packages.GROUPS['callback']}"
+                yield Problem(key, name, why, fix)
+        for name in sorted({name for name in chosen if chosen.count(name) > 1}):
+            yield Problem(key, name, "it is listed twice", "name it once")
+        for name, values in self.callback_settings.items():
+            own = f"trainer.callback_settings.{name}"
+            if name not in chosen:
+                yield Problem(own, values, "this callback is not used", f"add it to {key}")
+            elif not isinstance(values, dict):
+                why = "the settings of a callback are a mapping"
+                yield Problem(own, values, why, f"+{own}.SETTING=VALUE")
 
     def _device_problems(self) -> Iterator[Problem]:
         """Yield what does not fit the strategy: several devices, or a process of several."""

@@ -2,12 +2,15 @@
 what their folders hold.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.default_element import GroupDefault
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
@@ -16,15 +19,18 @@ from hydratune.console import console
 from hydratune.data.rows import stable_hash
 from hydratune.data.source_errors import check_first_rows
 from hydratune.data.sources.files import FilesData
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import ConfigError, Problem, refuse
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import HYDRA_FILE, SWEEP_FILE, SweepJob, varying
 from hydratune.settings.commands import Resume, TrainConfig, load
-from hydratune.settings.registry import plain, typed
+from hydratune.settings.registry import all_variants, plain, typed
+from hydratune.settings.used_parts import only_in_this_process
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, without_hydra
+from hydratune.sweeps.test_size import say_if_too_few_test_rows
+from hydratune.sweeps.void_axes import effective_identity, void_axes
 from hydratune.tracking import environment
 
 # names in the folder of a sweep that are not folders of jobs
@@ -58,28 +64,49 @@ def check_jobs(
         raise ConfigError(problems, prefix=f"sweep of {len(overrides)} jobs: ")
     for data in {stable_hash(plain(job.settings.data)): job.settings.data for job in jobs}.values():
         check_first_rows(data)
+    _check_parts(jobs)
     _check_folder_names([job.name for job in jobs])
     differing = varying([list(job_overrides) for job_overrides in overrides])
-    return _without_repeats(
-        [
-            replace(job, job=replace(job.job, varying=settings))
-            for job, settings in zip(jobs, differing, strict=True)
-        ]
-    )
+    jobs = [
+        replace(job, job=replace(job.job, varying=settings))
+        for job, settings in zip(jobs, differing, strict=True)
+    ]
+    jobs = _without_repeats(jobs, lambda settings: stable_hash(plain(settings)), "has the settings")
+    if void := list(void_axes(jobs)):
+        raise ConfigError(void, prefix=f"sweep of {len(overrides)} jobs: ")
+    say_if_too_few_test_rows([job.settings for job in jobs])
+    return _without_repeats(jobs, effective_identity, "has, where it matters, the settings")
 
 
-def _without_repeats(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
-    """Return the jobs without those whose settings an earlier one has, which are named.
+def _check_parts(jobs: Sequence[PlannedJob]) -> None:
+    """Import the callbacks of the jobs, and refuse what only this process knows.
+
+    Raises ``ConfigError``.
+    """
+    by_settings = {stable_hash(plain(job.settings.trainer)): job.settings.trainer for job in jobs}
+    chosen = [trainer for trainer in by_settings.values() if trainer.callbacks]
+    for trainer in chosen:
+        from hydratune.training.callbacks import check_callbacks  # imports torch
+
+        check_callbacks(trainer)
+    only_here = {p: None for job in jobs for p in only_in_this_process(job.settings)}
+    refuse(only_here)
+
+
+def _without_repeats(
+    jobs: Sequence[PlannedJob], identity: Callable[[TrainConfig], str], what: str
+) -> list[PlannedJob]:
+    """Return the jobs without those of the ``identity`` of an earlier one, which are named.
 
     They would train the same twice: ``optimizer.lr=1e-3,0.001``, ``seed=0,0``.
     """
     first: dict[str, PlannedJob] = {}
     for job in jobs:
-        same = first.setdefault(stable_hash(plain(job.settings)), job)
+        same = first.setdefault(identity(job.settings), job)
         if same is not job:
             console.print(
-                f"[yellow]job {escape(job.name)} ({escape(' '.join(job.job.overrides))}) has the"
-                f" settings of job {escape(same.name)}, and is not run",
+                f"[yellow]job {escape(job.name)} ({escape(' '.join(job.job.overrides))}) {what}"
+                f" of job {escape(same.name)}, and is not run",
                 soft_wrap=True,
             )
     return list(first.values())
@@ -114,8 +141,7 @@ def check_job(
     try:
         settings = typed(without_hydra(composed), TrainConfig)
     except OmegaConfBaseException as error:
-        why, fix = str(error).splitlines()[0], "see hydratune train --cfg job"
-        return None, [Problem("job", " ".join(overrides), why, fix)]
+        return None, [_uncomposed(error, overrides)]
     settings.name = settings.name or str(composed.hydra.runtime.choices["data"])
     if settings.resume is Resume.extend:
         why = "it trains one finished run further, and this is a sweep"
@@ -125,10 +151,75 @@ def check_job(
         use_saved_settings(settings, overrides)
     except ConfigError as error:
         return None, list(error.problems)
+    problems = list(_hydra_problems(context, sweep, composed, overrides))
     name = str(composed.hydra.sweep.subdir)
     record = RunDirectory(Path(str(sweep.hydra.sweep.dir)).absolute() / name)
     job = PlannedJob(SweepJob(name, tuple(overrides), {}), record, settings, composed)
-    return job, list(settings.problems())
+    return job, [*problems, *settings.problems()]
+
+
+def _uncomposed(error: OmegaConfBaseException, overrides: Sequence[str]) -> Problem:
+    """Return why the settings of a job have the wrong type, or are incomplete."""
+    chosen = " ".join(overrides)
+    missing = re.search(
+        r"Structured config of type `(\w+)` has missing mandatory value: (\w+)", str(error)
+    )
+    groups = [
+        group
+        for group, kinds in all_variants().items()
+        if missing and missing[1] in {kind.__name__ for kind in kinds.values()}
+    ]
+    if missing is None or not groups:
+        fix = f"hydratune train --cfg job {chosen} shows the settings of this job"
+        return Problem("job", chosen, str(error).splitlines()[0], fix)
+    key = f"{groups[0]}.{missing[2]}"
+    why = f"this setting has no default, and the job {chosen} needs it"
+    return Problem(key, "???", why, f"give it on the command line: {key}=VALUE")
+
+
+def _launchers_in_files(context: HydraContext, composed: DictConfig) -> dict[str, str]:
+    """Return the launcher that each chosen file of settings names in its defaults list."""
+    loader = context.config_loader
+    assert isinstance(loader, ConfigLoaderImpl)
+    result: dict[str, str] = {}
+    for group in ("experiment", "sweep", "debug"):
+        name = composed.hydra.runtime.choices.get(group)
+        loaded = loader.repository.load_config(f"{group}/{name}") if name else None
+        for default in (loaded.defaults_list or []) if loaded is not None else []:
+            if not isinstance(default, GroupDefault) or not default.override:
+                continue
+            if str(default.group).lstrip("/") == "hydra/launcher":
+                result[f"{group}/{name}.yaml"] = str(default.value)
+    return result
+
+
+def _hydra_problems(
+    context: HydraContext, sweep: DictConfig, composed: DictConfig, overrides: Sequence[str]
+) -> Iterator[Problem]:
+    """Yield the settings of Hydra that a job chooses for itself, and that only a sweep can have."""
+    chosen = " ".join(overrides)
+    fix = "type hydra/{0}={1} for the whole sweep, or leave it out of the file"
+    files = _launchers_in_files(context, composed)
+    is_typed = any(text.startswith("hydra/launcher=") for text in sweep.hydra.overrides.hydra)
+    for file, name in files.items():
+        if name != sweep.hydra.runtime.choices["hydra/launcher"] and not is_typed:
+            why = f"{file} chooses it, and a file cannot: train.yaml has chosen one before"
+            yield Problem("hydra/launcher", name, why, fix.format("launcher", name))
+    for group in ("launcher", "sweeper"):
+        if OmegaConf.to_container(sweep.hydra[group]) != OmegaConf.to_container(
+            composed.hydra[group]
+        ):
+            name = composed.hydra.runtime.choices[f"hydra/{group}"]
+            why = f"a job ({chosen}) changes its settings, and one {group} runs all jobs of a sweep"
+            change = (
+                f"type the settings of hydra.{group}, such as hydra/{group}={name}, for the whole"
+            )
+            yield Problem(
+                f"hydra/{group}", name, why, f"{change} sweep, and leave them out of the file"
+            )
+    if composed.hydra.job.chdir:
+        why = "relative paths of settings would be looked for in the run directory"
+        yield Problem("hydra.job.chdir", "true", why, "leave it out of the file")
 
 
 def refuse_other_settings(job: PlannedJob) -> None:

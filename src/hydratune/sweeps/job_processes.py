@@ -16,6 +16,7 @@ from hydratune.records.status import Outcome, State
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.processes import INTERRUPTED, describe_exit, wait
+from hydratune.sweeps.stop_requests import stop_requests
 
 
 def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
@@ -33,7 +34,11 @@ def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[Pl
             continue
         if job.status.state is State.failed:
             console.print("failed before; tried again")
-        code = run_job_process(context, job)
+        if _is_to_stop(job):
+            _set_stopped(job)
+            code = INTERRUPTED
+        else:
+            code = run_job_process(context, job)
         if code == INTERRUPTED:
             console.print(f"[yellow]job {number} was stopped; the next jobs are run")
         elif code != 0:
@@ -42,6 +47,20 @@ def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[Pl
                 f"[red]job {number} failed ({describe_exit(code)}); the next jobs are run"
             )
     return failed
+
+
+def _is_to_stop(job: PlannedJob) -> bool:
+    """Return whether W&B has asked to stop this job alone."""
+    return job.name in stop_requests(job.record.path.parent)
+
+
+def _set_stopped(job: PlannedJob) -> None:
+    """Set the status of a job that was to stop, and whose process did not do so itself."""
+    if job.status.outcome is Outcome.no_run:
+        job.record.path.mkdir(parents=True, exist_ok=True)
+        job.record.start()
+    if job.status.state is not State.stopped:
+        job.record.end(State.stopped, "interrupted by the user")
 
 
 def run_job_process(context: HydraContext, job: PlannedJob) -> int:
@@ -54,7 +73,14 @@ def run_job_process(context: HydraContext, job: PlannedJob) -> int:
     command = [*train, *_config_paths(context), *overrides, f'hydra.run.dir="{record.path}"']
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     record.path.mkdir(parents=True, exist_ok=True)
-    code = wait(subprocess.Popen(command, env=environment))
+    # before it runs, it would end by the signal, without a status
+    code = wait(
+        subprocess.Popen(command, env=environment),
+        lambda: _is_to_stop(job) and job.status.state is State.running,
+    )
+    if code != 0 and _is_to_stop(job):
+        _set_stopped(job)
+        return INTERRUPTED
     if code != 0 and not job.status.error:
         if job.status.outcome is Outcome.no_run:
             record.start()

@@ -20,7 +20,14 @@ from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
 from hydratune.records.run_directory import alone
 from hydratune.records.status import Outcome, State
-from hydratune.records.sweep import HYDRA_FILE, SweepJob, read_study, read_sweep, write_sweep
+from hydratune.records.sweep import (
+    HYDRA_FILE,
+    SweepJob,
+    read_study,
+    read_sweep,
+    read_wandb_sweep,
+    write_sweep,
+)
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.devices import visible_gpus
 from hydratune.sweeps.job_checks import (
@@ -34,7 +41,8 @@ from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.pack_processes import run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
-from hydratune.tracking.wandb import sync_command
+from hydratune.sweeps.stop_requests import withdraw_stops
+from hydratune.tracking.wandb import sweep_page, sync_command
 
 _ACCEPTED = f".{HYDRA_FILE}"  # multirun.yaml of the last sweep in the folder that was not refused
 
@@ -57,7 +65,7 @@ def launch(
         jobs = check_jobs(context, sweep, overrides, first)
         refuse_several_monitors(jobs, options)
     except Exception:
-        _remove_hydra_file(folder)
+        remove_folder_of_refused(folder)
         raise
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
@@ -88,6 +96,7 @@ def run_jobs(
     listen()
     for job in jobs:
         wait_for_unfinished(job.record)
+    withdraw_stops(folder, [job.name for job in jobs])
     if options is None:
         return run_one_by_one(context, jobs)
     return run_in_packs(context, folder, jobs, options)
@@ -186,7 +195,9 @@ def _packs(
 
 
 def print_wandb_hint(folder: Path) -> None:
-    """Print the command that sends the runs of a sweep to W&B, if there are any to send."""
+    """Print where the runs of a sweep are on W&B, and the command that sends those that are not."""
+    if page := sweep_page(folder):
+        console.print(f"W&B group   {escape(page)}", soft_wrap=True)
     if command := sync_command(folder):
         console.print(f"W&B         {escape(command)}", soft_wrap=True)
 
@@ -202,12 +213,17 @@ def table_of_failures(failed: Sequence[tuple[SweepJob, str]], title: str) -> Tab
     return table
 
 
-def _remove_hydra_file(folder: Path) -> None:
-    """Remove the multirun.yaml that Hydra wrote for a sweep that is refused."""
-    if not read_sweep(folder):
-        (folder / HYDRA_FILE).unlink(missing_ok=True)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+def remove_folder_of_refused(folder: Path) -> None:
+    """Remove what Hydra wrote for a sweep that is refused: multirun.yaml, and folders without more.
+
+    A folder in which jobs have been run is kept.
+    """
+    if read_sweep(folder):
+        return
+    (folder / HYDRA_FILE).unlink(missing_ok=True)
+    for empty in (folder, folder.parent):
+        if empty.is_dir() and empty != Path.cwd() and not any(empty.iterdir()):
+            empty.rmdir()
 
 
 def _refuse_other_contents(
@@ -218,8 +234,9 @@ def _refuse_other_contents(
     The multirun.yaml of the sweep in the folder, which Hydra has overwritten, is restored then.
     """
     try:
-        if read_study(folder):
-            why = "the trials of a search are in this folder"  # which are numbered by their study
+        if read_study(folder) or read_wandb_sweep(folder):
+            kind = "a W&B sweep" if read_wandb_sweep(folder) else "a search"
+            why = f"the trials of {kind} are in this folder"  # which are numbered by it
             fix = "choose another hydra.sweep.dir"
             raise ConfigError([Problem("hydra.sweep.dir", folder, why, fix)])
         for job in jobs:

@@ -37,7 +37,9 @@ from hydratune.sweeps.pack_logging import log_by_thread
 from hydratune.sweeps.pack_resources import PackResources
 from hydratune.sweeps.processes import INTERRUPTED
 from hydratune.sweeps.progress_table import ProgressTable
+from hydratune.sweeps.stop_requests import stop_requests
 from hydratune.sweeps.watch import Watch
+from hydratune.tracking.typed_command import use_typed_command
 
 log = logging.getLogger(__name__)
 _SPARE_MEMORY = 3 * 2**28  # bytes of freed memory that a pack keeps for its next pieces
@@ -99,6 +101,8 @@ class JobThreads:
             give_back(_SPARE_MEMORY)
             if pack.arguments.parent not in (None, os.getppid()):  # it was killed
                 pack.resources.leave.set()
+            for name in stop_requests(pack.arguments.folder) & set(pack.records):
+                pack.resources.leave_job[name].set()
             self._replace_hanging()
 
     def _start(self) -> None:
@@ -216,6 +220,7 @@ def main(arguments: Sequence[str]) -> int:
     pack itself failed, else 0. What became of each job is in its status.
     """
     register_commands()
+    use_typed_command()
     try:
         run(PackArguments.parse(arguments))
     except KeyboardInterrupt:

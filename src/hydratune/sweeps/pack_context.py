@@ -15,6 +15,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Rung
 from hydratune.sweeps.halving import HalvingScheduler
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
+from hydratune.sweeps.stop_requests import request_stop
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.training.protocols import RungScore
 
@@ -105,9 +106,15 @@ class JobSchedule:
     ) -> None:
         """``leave``: set when this job alone is to leave."""
         self.began = time.perf_counter()
-        self.stop = leave.set
+        self._leave = leave
         self._scheduler, self._heartbeat = scheduler, heartbeat
         self._rungs: list[int] = []
+
+    def stop(self) -> None:
+        """Stop this job alone, as the user asks for in W&B."""
+        path = self._record.path
+        request_stop(path.parent, path.name)
+        self._leave.set()
 
     @property
     def _record(self) -> RunDirectory:

@@ -25,6 +25,7 @@ from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER, PackArguments
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, without_hydra
 from hydratune.sweeps.processes import INTERRUPTED, Process, interrupt
 from hydratune.sweeps.retries import packs_for_unfinished, set_end
+from hydratune.tracking.typed_command import environment_with_command
 
 
 @dataclass
@@ -99,10 +100,11 @@ def _start(
     for job in pack.jobs:
         if not job.record.is_finished() and job.name not in pack.failed:
             _prepare(job, arguments, options)
-    command = arguments.command()
+    command, environment = arguments.command(), environment_with_command(os.environ)
     if gpu is None:
-        return _RunningPack(pack, arguments, subprocess.Popen(command), None)
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+        process = subprocess.Popen(command, env=environment)
+        return _RunningPack(pack, arguments, process, None)
+    environment["CUDA_VISIBLE_DEVICES"] = gpu
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

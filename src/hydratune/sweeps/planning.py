@@ -9,6 +9,7 @@ from hydratune.data.rows import stable_hash
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Status
 from hydratune.records.sweep import SweepJob
+from hydratune.settings import packages
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
@@ -84,6 +85,10 @@ def why_alone(config: TrainConfig) -> str | None:
     if trainer.devices > 1 or trainer.strategy != "auto":
         return "it runs on several devices"
     draws = adapter.draws_random() or trainer.neftune_alpha > 0
+    for name in trainer.callbacks or ():
+        callback = packages.load("callback", name, "trainer.callbacks")
+        if obstacle := getattr(callback, "pack_obstacle", ""):
+            return f"its callback {name} has a pack_obstacle: {obstacle}"
     if trainer.gradient_checkpointing and draws:
         return "trainer.gradient_checkpointing draws dropout from the process's generator"
     return None

@@ -4,21 +4,27 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 INTERRUPTED = 130  # exit code of a process that was interrupted and saved its work
+_POLL = 0.5  # seconds between two questions whether a job is to stop
 _GRACE = 90.0  # seconds a job has to save its work after Ctrl-C
 
 Process = subprocess.Popen[bytes]
 
 
-def wait(process: Process) -> int:
-    """Return the exit code of ``process``.
+def wait(process: Process, is_to_stop: Callable[[], bool] = lambda: False) -> int:
+    """Return the exit code of ``process``, which is interrupted once ``is_to_stop()``.
 
     After Ctrl-C it has some time to save its work. Raises ``KeyboardInterrupt`` then.
     """
     try:
-        return process.wait()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(_POLL)
+            if is_to_stop():
+                interrupt([process])
     except KeyboardInterrupt:
         interrupt([process])
         raise

@@ -6,6 +6,7 @@ The run directory is the record of a run. A tracker mirrors it in another place:
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from hydratune.records.predictions import Prediction
@@ -20,6 +21,7 @@ class Tracker(Protocol):
 
     id: str | None  # of the run on W&B
     hint: str  # the command, or the address, that shows the run
+    pages: Mapping[str, str]  # addresses of the run, its group and its sweep, by a label
 
     @property
     def logger(self) -> "Logger | Literal[False]":
@@ -28,6 +30,10 @@ class Tracker(Protocol):
 
     def log_facts(self, facts: Mapping[str, object]) -> None:
         """Add facts about the run, such as its number of parameters, to its settings."""
+        ...
+
+    def write_log(self, text: str) -> None:
+        """Add what the run printed to its console log."""
         ...
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
@@ -64,8 +70,12 @@ class NoTracker:
     logger: "Logger | Literal[False]" = False
     id: str | None = None
     hint: str = ""
+    pages: Mapping[str, str] = MappingProxyType({})
 
     def log_facts(self, facts: Mapping[str, object]) -> None:
+        pass
+
+    def write_log(self, text: str) -> None:
         pass
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:

@@ -1,6 +1,6 @@
 """A run on Weights & Biases.
 
-Only this module, ``wandb_server`` and ``wandb_file`` import wandb, inside functions.
+Only this module and the other ``wandb_*`` import wandb, inside functions.
 """
 
 import functools
@@ -10,18 +10,30 @@ import secrets
 import shutil
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Literal, ParamSpec
+from urllib.parse import quote
 
 from rich.markup import escape
 
 from hydratune.console import console, relative_path
-from hydratune.metric_table import lower_is_better
+from hydratune.metric_table import OBJECTIVE, lower_is_better
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import HistoryRow
+from hydratune.settings.monitor import LOSS
+from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
-from hydratune.settings.tracking import TEXT_SETTINGS, TrackingConfig
+from hydratune.settings.tracking import TrackingConfig
+from hydratune.tracking.typed_command import shown_as_typed, typed_command
+from hydratune.tracking.wandb_baselines import (
+    JOB_TYPE,
+    name_of_baseline,
+    split_baselines,
+    store_once,
+)
+from hydratune.tracking.wandb_options import RunNames, run_options
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
@@ -30,8 +42,13 @@ log = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 MOST_PREDICTIONS = 200  # rows of the W&B table
 _INCOMPLETE = "not-sent"  # a file that marks the folder of a run of which the server lacks a part
+_PAGE = "page"  # a file with the address of a run's group, in the folder of an online run
+_GROUP = "W&B group"  # the label of that address
+_MEASURED_BY = ("name", "model", "data", "evaluation")  # settings that decide a baseline's results
 _STEP = "trainer/global_step"
-_LOGGED = ("train/loss", "val/loss", "lr", "tokens", "tokens_per_second", "grad_norm", "sample/*")
+# A trial that was stopped did not fail: W&B shows the exit code 255 as "killed", others as "failed"
+_INTERRUPTED, _KILLED = 130, 255
+_LOGGED = ("train/loss", LOSS, "lr", "tokens", "tokens_per_second", "grad_norm", "val/*")
 _PREDICTION_COLUMNS = (
     "id",
     "prompt",
@@ -64,13 +81,23 @@ def never_fatal(method: Callable[Parameters, None]) -> Callable[Parameters, None
 class WandbTracker:
     """Mirrors one run on W&B."""
 
-    def __init__(self, run: "WandbRun", config: TrackingConfig) -> None:
+    def __init__(
+        self,
+        run: "WandbRun",
+        config: TrackingConfig,
+        names: RunNames,
+        settings: Mapping[str, object],
+    ) -> None:
         from lightning.pytorch.loggers import WandbLogger
 
-        self.run, self.config = run, config
+        self.run, self.config, self.names, self.settings = run, config, names, settings
         self.logger = WandbLogger(experiment=run)
         self.id: str | None = run.id
         self.hint = f"wandb sync {self._shown_folder}" if run.offline else str(run.url or "")
+        self.pages: Mapping[str, str] = _pages(run)
+        self._writes_log = config.log_console and config.log_text
+        if page := self.pages.get(_GROUP):
+            (self._folder / _PAGE).write_text(page, "utf-8")
         for name in _LOGGED:
             summary = "min" if lower_is_better(name) else "last"
             run.define_metric(name, step_metric=_STEP, summary=summary)
@@ -79,9 +106,60 @@ class WandbTracker:
     def log_facts(self, facts: Mapping[str, object]) -> None:
         self.run.config.update({"facts": dict(facts)}, allow_val_change=True)
 
+    def write_log(self, text: str) -> None:
+        """Add what the run printed to its console log, unless texts must stay on this machine."""
+        if self._writes_log and text.strip():
+            # a report would be written to the log as well
+            with suppress(Exception):
+                self.run.write_logs(mask(text).rstrip("\n"))
+
     @never_fatal
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        self.run.summary.update(dict(metrics))
+        """Log the final metrics, each once.
+
+        In a sweep the results of the base model go to a run of their own. The validation loss is
+        stored under its own name; W&B's sweeps need it as ``objective`` as well.
+        """
+        own, baselines = split_baselines(metrics)
+        as_measured = {key: value for key, value in metrics.items() if key not in own}
+        if not self.run.sweep_id and own.get(OBJECTIVE) == own.get(LOSS):
+            own.pop(OBJECTIVE, None)
+        self.run.summary.update(own)
+        if not baselines:
+            return
+        if self.names.is_job:
+            store_once(self._folder.parent, baselines, self._start_baseline)
+        elif not self._sweep_has(next(iter(as_measured))):
+            self.run.summary.update(as_measured)
+
+    def _start_baseline(self, system: str) -> "WandbRun":
+        """Start the run that holds the results of the base model for the whole sweep."""
+        import wandb
+
+        name = name_of_baseline(str(flat(self.settings).get("model.name")), system)
+        adapter = flat(self.settings).get("adapter.method")
+        tags = tuple(tag for tag in self.names.tags if tag != adapter)
+        names = replace(self.names, name=name, job_type=JOB_TYPE, tags=tags)
+        measured = {k: v for k, v in self.settings.items() if k in _MEASURED_BY}
+        options = run_options(self.config, measured, names, None)
+        mode: Literal["offline", "online"] = "offline" if self.run.offline else "online"
+        with _command_as_typed():
+            return wandb.init(mode=mode, id=_new_id(), **options)
+
+    def _sweep_has(self, metric: str) -> bool:
+        """Return whether a run of the same W&B sweep has stored ``metric``.
+
+        False without a sweep, and if the server does not answer.
+        """
+        if not self.run.sweep_id or self.run.offline:
+            return False
+        import wandb
+
+        filters = {"sweep": self.run.sweep_id, f"summary_metrics.{metric}": {"$exists": True}}
+        with suppress(Exception):  # the client raises its own errors, requests' and Go's
+            project = f"{self.run.entity}/{self.run.project}"
+            return bool(len(wandb.Api(timeout=20).runs(project, filters=filters, per_page=1)))
+        return False
 
     @never_fatal
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
@@ -140,6 +218,8 @@ class WandbTracker:
 
     @never_fatal
     def finish(self, exit_code: int) -> None:
+        if exit_code == _INTERRUPTED and self.run.sweep_id is not None:
+            exit_code = _KILLED
         try:
             self.run.finish(exit_code=exit_code)
         except Exception as error:  # TimeoutError, or an error of the client while it makes one
@@ -183,14 +263,19 @@ def sync_command(folder: Path) -> str | None:
     return f"wandb sync {option}{relative_path(folder / 'wandb')}{lost}"
 
 
-@dataclass(frozen=True)
-class RunNames:
-    """How a run appears on W&B, and where its files go."""
+def sweep_page(folder: Path) -> str | None:
+    """Return the address of the runs of a sweep on the server; None if it has none of them."""
+    pages = sorted((folder / "wandb").glob(f"run-*/{_PAGE}"))
+    return pages[-1].read_text("utf-8") if pages else None
 
-    folder: Path  # the client's files go into its subfolder wandb
-    group: str | None  # the sweep
-    name: str
-    job_type: str
+
+def _pages(run: "WandbRun") -> dict[str, str]:
+    """Return the addresses of a run, its group and its sweep; empty for a run that is offline."""
+    if run.offline or not run.url:
+        return {}
+    group = f"{run.project_url}/groups/{quote(run.group, safe='')}" if run.group else ""
+    pages = {"W&B": run.url, _GROUP: group, "W&B sweep": run.sweep_url or ""}
+    return {label: page for label, page in pages.items() if page}
 
 
 def start_run(
@@ -211,12 +296,18 @@ def start_run(
 
     # without it the client's login prints lines before the settings of a run apply
     wandb.setup(wandb.Settings(silent=True))
-    options = _options(config, settings, names, on_stop)
-    run_id = resumed_id or os.environ.get("WANDB_RUN_ID") or _new_id()
+    options = run_options(config, settings, names, on_stop)
+    trial_id = names.trial.run_id if names.trial else None
+    run_id = resumed_id or trial_id or os.environ.get("WANDB_RUN_ID") or _new_id()
     resume: Literal["allow"] | None = "allow" if resumed_id and mode == "online" else None
     try:
-        # the mode may be any text of WANDB_MODE
-        run = wandb.init(mode=mode, id=run_id, resume=resume, **options)  # type: ignore[arg-type]
+        with _command_as_typed():
+            run = wandb.init(
+                mode=mode,  # type: ignore[arg-type]  # it may be any text of WANDB_MODE
+                id=run_id,
+                resume=resume,
+                **options,
+            )
     except Exception as error:  # the client raises its own, requests' and Go's errors
         reason = mask(str(error))
         log.warning("W&B is not reachable (%s); the run is kept offline", reason)
@@ -226,62 +317,20 @@ def start_run(
             for folder in (names.folder / "wandb").glob(f"run-*-{run_id}"):
                 shutil.rmtree(folder, ignore_errors=True)
         # the client does not release the first id
-        tracker = WandbTracker(wandb.init(mode="offline", id=_new_id(), **options), config)
+        with _command_as_typed():
+            run = wandb.init(mode="offline", id=_new_id(), **options)
+        tracker = WandbTracker(run, config, names, settings)
         tracker.mark_incomplete()
         return tracker
-    return WandbTracker(run, config)
+    return WandbTracker(run, config, names, settings)
 
 
-def _options(
-    config: TrackingConfig,
-    settings: Mapping[str, object],
-    names: RunNames,
-    on_stop: Callable[[], None] | None,
-) -> dict[str, Any]:
-    """Return the arguments of ``wandb.init`` that do not depend on whether a server answers."""
-    import wandb
-
-    sent = settings if config.log_text else _without_texts(settings)
-    client = wandb.Settings(
-        console="off",
-        save_code=False,
-        finish_timeout=60,
-        finish_timeout_raises=True,
-        init_timeout=20,
-        silent=True,
-        disable_git=True,
-        stop_fn=on_stop,
-        x_disable_meta=not config.log_text,  # the command line is part of it
-    )
-    return {
-        "project": os.environ.get("WANDB_PROJECT") or config.project,
-        "entity": os.environ.get("WANDB_ENTITY") or config.entity,
-        "dir": str(names.folder),
-        "group": names.group,
-        "job_type": names.job_type,
-        "name": names.name,
-        "tags": config.tags,
-        "config": _masked(sent),
-        "reinit": "create_new",
-        "settings": client,
-    }
+def _command_as_typed() -> AbstractContextManager[None]:
+    """Return a block in which the client reads the command's arguments as they were typed."""
+    command = typed_command()
+    return nullcontext() if command is None else shown_as_typed(command[1])
 
 
 def _new_id() -> str:
     """Return an id like those of the client, so that the folder of a run is known beforehand."""
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-
-
-def _without_texts(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return settings with "not sent" in the place of texts for a model."""
-    kept = {k: "not sent" if k in TEXT_SETTINGS and v else v for k, v in settings.items()}
-    return {k: _without_texts(v) if isinstance(v, dict) else v for k, v in kept.items()}
-
-
-def _masked(value: object) -> object:
-    """Return settings with all secrets in them masked."""
-    if isinstance(value, Mapping):
-        return {key: _masked(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_masked(inner) for inner in value]
-    return mask(value) if isinstance(value, str) else value

@@ -29,6 +29,7 @@ class Log:
     id: str = ""
     name: str = ""
     group: str = ""
+    job_type: str = ""
     started: float = 0.0  # seconds since 1970
     config: dict[str, object] = field(default_factory=dict)
     summary: dict[str, object] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Log:
             later.id,
             later.name or self.name,
             later.group or self.group,
+            later.job_type or self.job_type,
             self.started,
             self.config | later.config,
             self.summary | later.summary,
@@ -114,6 +116,7 @@ def _add_record(log: Log, record: "Record") -> None:
     if kind == "run":
         run = record.run
         log.id, log.name, log.group = run.run_id, run.display_name, run.run_group
+        log.job_type = run.job_type
         log.started = run.start_time.ToSeconds()
         _update(log.config, run.config.update)
     elif kind == "config":

@@ -24,10 +24,14 @@ ParameterGroup = dict[str, Any]
 def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Return the optimizer of all that ``model`` trains, on the device where it is now.
 
-    Raises ``ConfigError`` as ``refuse_unused_rates`` does.
+    The groups of an optimizer of a package get the ``lr_factor`` that ours have. Raises
+    ``ConfigError`` as ``refuse_unused_rates`` does.
     """
     refuse_unused_rates(model, config)
-    return config.build(model)
+    optimizer = config.build(model)
+    for group in optimizer.param_groups:
+        group.setdefault("lr_factor", group["lr"] / config.lr)
+    return optimizer
 
 
 def refuse_unused_rates(model: torch.nn.Module, config: OptimizerConfig) -> None:

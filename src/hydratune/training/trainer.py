@@ -13,6 +13,7 @@ from hydratune.errors import Paused, RunInterrupted
 from hydratune.settings.monitor import Monitor
 from hydratune.training import ddp
 from hydratune.training.answer_validation import AnswerValidation, answering_steps
+from hydratune.training.callbacks import create_callbacks
 from hydratune.training.checkpoints import AtomicCheckpointIO, best_checkpoint
 from hydratune.training.halving import HalvingRungs
 from hydratune.training.history import History, best_row
@@ -108,6 +109,7 @@ class TrainingLoop:
             history,
             answers,
             watchdog,
+            *create_callbacks(settings),
             self.patience,
             self.best,
             position,

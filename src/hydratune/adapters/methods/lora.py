@@ -104,7 +104,9 @@ class LoraAdapter(LayerAdapter):
             yield Problem(key, start, why, fix)
         if start == "loftq" and self.use_dora:
             why = "DoRA's magnitudes would not fit LoftQ's start"
-            yield Problem("adapter.use_dora", True, why, "choose adapter=dora or adapter=loftq")
+            yield Problem(
+                "adapter.use_dora", True, why, "leave out adapter.use_dora, or set adapter=dora"
+            )
 
     def model_problems(self, model: "PreTrainedModel", steps: int | None) -> Iterator[Problem]:
         from hydratune.adapters.lora_rules import lora_problems

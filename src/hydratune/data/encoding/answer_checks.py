@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hydratune.data import thoughts
-from hydratune.data.encoding.errors import Defect, MaskError
+from hydratune.data.encoding.errors import TEMPLATES_WITH_TOOLS, Defect, MaskError
 from hydratune.data.encoding.rendered import RenderedAnswer, TrainedTurn
 from hydratune.data.encoding.template import MARK, PLACEHOLDER, ChatTemplate
 from hydratune.data.rows import Message, ToolCall
@@ -77,8 +77,8 @@ class AnswerChecks:
         if missing is not None:
             raise MaskError(
                 f"{turn.where}: the chat template leaves out a call to {missing}, or part of its"
-                " arguments, of a turn that is trained; use a model.chat_template that shows all"
-                " tool calls of a turn, or mark the turn train: false",
+                " arguments, of a turn that is trained; use a template that shows all calls of a"
+                f" turn: {TEMPLATES_WITH_TOOLS}; or mark the turn train: false",
                 Defect.calls_ignored,
             )
 
@@ -95,8 +95,8 @@ class AnswerChecks:
         if without == answer.prompt:
             raise MaskError(
                 f"{turn.where}: the chat template ignores the tools of this row: the prompt is the"
-                " same without them; use a model.chat_template that shows tools, or take the tools"
-                " column out",
+                " same without them; use a template that shows tools:"
+                f" {TEMPLATES_WITH_TOOLS}; or take the tools column out",
                 Defect.tools_ignored,
             )
         self._shown_tools.add(key)
@@ -150,8 +150,8 @@ def _check_content(answer: RenderedAnswer) -> None:
         if any(name not in answer.text for name in (function["name"], *function["arguments"])):
             raise MaskError(
                 f"{where}: the chat template leaves out the call to {function['name']} of a turn"
-                " that is trained; use a model.chat_template that shows tool calls, or mark the"
-                " turn train: false",
+                " that is trained; use a template that shows tool calls:"
+                f" {TEMPLATES_WITH_TOOLS}; or mark the turn train: false",
                 Defect.calls_ignored,
             )
 

@@ -12,6 +12,11 @@ _EACH_OR_LAST = (
     "set data.train_on=each (every assistant turn becomes an example of its own, with the history"
     " as inference sends it), or data.train_on=last"
 )
+# advice for rows with tools or calls that the chat template does not write
+TEMPLATES_WITH_TOOLS = (
+    "model.chat_template=tools (built in, for any model), or a model whose own template has them,"
+    " such as model=qwen3_0_6b or model=qwen2_5_0_5b"
+)
 
 
 class Defect(StrEnum):

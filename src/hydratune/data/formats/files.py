@@ -28,12 +28,19 @@ _UNREADABLE = {
 }
 
 
-def read_records(path: Path, encoding: str, statements: list[str] | None = None) -> Records:
+def read_records(
+    path: Path,
+    encoding: str,
+    statements: list[str] | None = None,
+    delimiter: str | None = None,
+) -> Records:
     """Yield (file:line, record) for every row of a file.
 
-    What was taken as the rows of a JSON file that is not a plain list is appended to
-    ``statements``. Raises ``DataError``.
+    What was taken as the rows of a JSON file that is not a plain list, and what separates the
+    columns of a CSV file if it is no comma, is appended to ``statements``. ``delimiter``: of CSV
+    files; None: found in the file. Raises ``DataError``.
     """
+    statements = statements if statements is not None else []
     suffix = path.suffix.lower()
     if suffix in _UNREADABLE:
         raise DataError(f"{path}: {suffix} files are not read; {_UNREADABLE[suffix]}")
@@ -46,13 +53,14 @@ def read_records(path: Path, encoding: str, statements: list[str] | None = None)
     if suffix == ".parquet":
         yield from read_parquet(path)
     elif suffix in (".jsonl", ".ndjson", ".json"):
-        statements = statements if statements is not None else []
         yield from mark_padded_records(lambda: _read_text(path, encoding, statements))
     else:
-        yield from _read_text(path, encoding, [])
+        yield from _read_text(path, encoding, statements, delimiter)
 
 
-def _read_text(path: Path, encoding: str, statements: list[str]) -> Records:
+def _read_text(
+    path: Path, encoding: str, statements: list[str], delimiter: str | None = None
+) -> Records:
     """Yield the records of a text file. Raises ``DataError`` if it is in another encoding."""
     suffix = path.suffix.lower()
     with open_text(path, encoding) as stream:
@@ -64,7 +72,6 @@ def _read_text(path: Path, encoding: str, statements: list[str]) -> Records:
             elif suffix == ".txt":
                 yield from read_paragraphs(path, read_lines(path, stream))
             else:
-                delimiter = "\t" if suffix == ".tsv" else ","
-                yield from read_csv(path, read_lines(path, stream), delimiter)
+                yield from read_csv(path, read_lines(path, stream), delimiter, statements)
         except UnicodeError:
             raise wrong_encoding_error(path, encoding) from None

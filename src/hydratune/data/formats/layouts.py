@@ -9,6 +9,7 @@ from typing import TypeGuard
 
 from hydratune.data.rows import Record
 from hydratune.errors import DataError
+from hydratune.settings.overrides import as_typed
 
 PAIRS = (
     ("prompt", "completion"),
@@ -117,8 +118,8 @@ def layout_of_record(record: Record, where: str) -> str:
     if "text" in record and answers and layout in ("text", None):
         raise DataError(
             f"{where}: is the column {answers[0]} beside text to be learned? Then name both:"
-            f" +data.columns.prompt=text +data.columns.completion={answers[0]}; if the texts alone"
-            " are, as documents: +data.columns.text=text"
+            f" +data.columns.prompt=text {as_typed('+data.columns.completion', answers[0])}; if the"
+            " texts alone are, as documents: +data.columns.text=text"
         )
     if layout is not None:
         return layout
@@ -131,10 +132,18 @@ def layout_of_record(record: Record, where: str) -> str:
     if turns is not None:
         raise DataError(
             f"{where}: the column {turns} holds conversations; name it:"
-            f" +data.columns.messages={turns}"
+            f" {as_typed('+data.columns.messages', turns)}"
         )
     raise DataError(
         f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages,"
         " conversations, instruction/input/output, prompt/completion or text. Name yours:"
         " +data.columns.prompt=YOURS +data.columns.completion=YOURS, or +data.columns.text=YOURS"
+        f"{_example_with_quotes(record)}"
     )
+
+
+def _example_with_quotes(record: Record) -> str:
+    """Return how a column is named whose name needs quotes; "" if there is none."""
+    typed = [as_typed("+data.columns.prompt", str(name)) for name in record]
+    example = next((setting for setting in typed if setting[:1] == "'"), None)
+    return f" (with quotes: {example})" if example is not None else ""

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from hydratune.data.formats.preferences import keep_setting
+
 _MOST_KEYS = 20  # named in one statement
 
 
@@ -59,7 +61,7 @@ class Notes:
             lines.append(f"keys of turns ignored, with the number of turns: {keys}{more}")
         lines += [
             f"{name} is true in {counted(counts[True], 'row')} and false in {counts[False]:,}, all"
-            f" of them trained; if it says which answers are good: +data.keep.{name}=true (or"
+            f" of them trained; if it says which answers are good: {keep_setting(name, 'true')} (or"
             " false)"
             for name, counts in self.truths.items()
             if len(counts) == 2

@@ -14,6 +14,7 @@ from hydratune.data.formats.marks import MASK_KEYS, TRAIN_KEYS, is_missing, seem
 from hydratune.data.formats.verdicts import good_value, is_bad, is_mark, split_words, truth_of
 from hydratune.data.rows import Record
 from hydratune.errors import DataError
+from hydratune.settings.overrides import as_typed, entry_as_typed
 
 ANY = "any"  # data.keep.COLUMN=any: the column is no mark, rows with every value of it are read
 _PREFERENCE_PAIRS = (
@@ -42,14 +43,15 @@ def refuse_preferences(record: Record, chosen: str, where: str) -> None:
     value = _parse_turns(record[chosen])
     prompt = next((name for name in _PROMPTS if record.get(name) not in (None, "")), None)
     if is_turn_list(value) and any(not _is_of_assistant(turn) for turn in value):
-        settings = f"+data.columns.messages={chosen}"
+        settings = as_typed("+data.columns.messages", chosen)
     elif prompt is not None:
-        settings = f"+data.columns.prompt={prompt} +data.columns.completion={chosen}"
+        sides = {"prompt": prompt, "completion": chosen}
+        settings = " ".join(as_typed(f"+data.columns.{side}", sides[side]) for side in sides)
         settings += _context_setting(record, prompt)
     else:
         settings = (
-            f"+data.columns.prompt=YOURS +data.columns.completion={chosen}, or whole texts as"
-            f" documents: +data.columns.text={chosen}"
+            f"+data.columns.prompt=YOURS {as_typed('+data.columns.completion', chosen)}, or whole"
+            f" texts as documents: {as_typed('+data.columns.text', chosen)}"
         )
     raise DataError(
         f"{where}: {chosen} and the rejected answer beside it are a preference pair, and pairs are"
@@ -66,7 +68,7 @@ def _context_setting(record: Record, prompt: str) -> str:
         return ""
     names = (name for name in CONTEXT if name != prompt and record.get(name) not in (None, ""))
     context = next(names, None)
-    return f" +data.columns.context={context}" if context else ""
+    return f" {as_typed('+data.columns.context', context)}" if context else ""
 
 
 def _parse_turns(value: object) -> object:
@@ -98,8 +100,8 @@ def refuse_marked(
             raise DataError(
                 f"{where}: {name} = {shown} says that this answer is not to be learned (as in KTO's"
                 " layout, a rating or a mask), and training would teach it. Only the rows with"
-                f" good answers: {_keep_setting(name, good_value(value))}; all rows, {name} being"
-                f" something else: {_keep_setting(name, ANY)}"
+                f" good answers: {keep_setting(name, good_value(value))}; all rows, {name} being"
+                f" something else: {keep_setting(name, ANY)}"
             )
 
 
@@ -123,7 +125,7 @@ def _refuse_list_of_marks(name: str, values: list[object], where: str, is_docume
             f"{where}: {name} looks like a mark of what is trained, of each turn or token, and"
             ' lists of marks are not read; write "train": false into the turns that are not to be'
             f" trained, and leave {name} out; all turns are to be trained:"
-            f" {_keep_setting(name, ANY)}"
+            f" {keep_setting(name, ANY)}"
         )
 
 
@@ -138,16 +140,16 @@ def _is_mark_of_bad(name: str, value: object, where: str, is_document: bool) -> 
     if isinstance(value, bool) and not is_mark(name) and seems_to_decide(name, value):
         raise DataError(
             f"{where}: {name} looks like a mark of what is trained, and it is not known what it"
-            f" means; rows where it is true: {_keep_setting(name, 'true')}; where it is false:"
-            f" {_keep_setting(name, 'false')}; all rows: {_keep_setting(name, ANY)}"
+            f" means; rows where it is true: {keep_setting(name, 'true')}; where it is false:"
+            f" {keep_setting(name, 'false')}; all rows: {keep_setting(name, ANY)}"
         )
     return not is_document and is_bad(name, value)
 
 
-def _keep_setting(name: str, value: str) -> str:
+def keep_setting(name: str, value: str) -> str:
     """Return what to type; a name that no command line can have as a key must be changed first."""
-    if re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
-        return f"+data.keep.{name}={value}"
+    if (setting := entry_as_typed("data.keep", name, value)) is not None:
+        return setting
     key = "_".join(split_words(name)) or "mark"
     return f"+data.keep.{key}={value} (rename the column to {key} first)"
 

@@ -49,14 +49,16 @@ def read_file(
     naming: Naming | Mapping[str, str],
     encoding: str = "utf-8",
     statements: list[str] | None = None,
+    delimiter: str | None = None,
 ) -> Iterator[Row]:
     """Yield the rows of one file, one after the other, so that a large file needs little memory.
 
     A mapping as ``naming`` is one of columns. What was recognised is logged and appended to
-    ``statements``. Raises ``DataError``.
+    ``statements``. ``delimiter``: of a CSV file; None: found in it. Raises ``DataError``.
     """
     statements = [] if statements is None else statements
-    return to_rows(read_records(path, encoding, statements), str(path), naming, statements)
+    records = read_records(path, encoding, statements, delimiter)
+    return to_rows(records, str(path), naming, statements)
 
 
 def open_hub(name: str, subset: str | None, split: str, revision: str | None) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydratune.data.formats import limits
+from hydratune.data.formats.delimiters import find_delimiter
 from hydratune.data.formats.padding import from_arrow
 from hydratune.data.rows import Records
 from hydratune.errors import DataError
@@ -15,18 +16,21 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 _MAX_BATCH_ROWS = 1000  # of a Parquet file, read at once
-_DELIMITERS = ((";", "semicolons"), ("|", "pipes"), ("\t", "tabs"), (",", "commas"))
 
 
-def read_csv(path: Path, lines: Iterable[str], delimiter: str) -> Records:
+def read_csv(
+    path: Path, lines: Iterable[str], delimiter: str | None, statements: list[str]
+) -> Records:
     """Yield the records of a CSV or TSV file; the first row that is not empty is the header.
 
-    Raises ``DataError`` with the line where the broken row begins.
+    ``delimiter``: None for that of the first rows, which is appended to ``statements`` where the
+    file's suffix stands for another. Raises ``DataError`` with the line where the broken row
+    begins.
     """
     csv.field_size_limit(limits.MAX_ROW_CHARACTERS)
-    empty_lines, first_line, lines = _skip_empty_lines(lines)
-    if delimiter not in first_line:
-        _refuse_other_delimiter(first_line, delimiter, f"{path}:{empty_lines + 1}")
+    empty_lines, lines = _skip_empty_lines(lines)
+    if delimiter is None:
+        delimiter, lines = find_delimiter(path, lines, f"{path}:{empty_lines + 1}", statements)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     last_line = empty_lines  # where the last record ends
@@ -44,13 +48,13 @@ def read_csv(path: Path, lines: Iterable[str], delimiter: str) -> Records:
         raise _broken_csv_error(error, f"{path}:{last_line + 1}") from None
 
 
-def _skip_empty_lines(lines: Iterable[str]) -> tuple[int, str, Iterator[str]]:
-    """Return the number of empty lines at the start, the line after them, and all lines from it."""
+def _skip_empty_lines(lines: Iterable[str]) -> tuple[int, Iterator[str]]:
+    """Return the number of empty lines at the start, and all lines after them."""
     iterator = iter(lines)
     for empty_lines, line in enumerate(iterator):
         if line.strip():
-            return empty_lines, line, itertools.chain([line], iterator)
-    return 0, "", iterator
+            return empty_lines, itertools.chain([line], iterator)
+    return 0, iterator
 
 
 def _column_names(cells: list[str], where: str) -> list[str]:
@@ -86,15 +90,6 @@ def _broken_csv_error(error: csv.Error, where: str) -> DataError:
             ' doubled: "5"" nails"'
         )
     return DataError(f"{where}: broken CSV in the row that begins here: {reason}")
-
-
-def _refuse_other_delimiter(header: str, delimiter: str, where: str) -> None:
-    ours = "commas, or with tabs as .tsv" if delimiter == "," else "tabs, or with commas as .csv"
-    for sign, name in _DELIMITERS:
-        if sign in header:
-            raise DataError(
-                f"{where}: the columns are separated by {name}; save the file with {ours}"
-            )
 
 
 def read_parquet(path: Path) -> Records:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune import digests
+from hydratune.data.formats.delimiters import named_delimiter
 from hydratune.data.formats.files import SUFFIXES
 from hydratune.data.rows import SPLIT_NAMES
 from hydratune.data.sources.base import OpenedSource
@@ -33,6 +34,9 @@ class FilesData(RecordsConfig):
     # rows whose column has this value, e.g. {label: true}; any: the column selects no rows
     keep: dict[str, Any] = field(default_factory=dict)
     encoding: str = "utf-8"  # of text files
+    # of the columns of CSV files: comma, semicolon, tab, pipe or another character; null: found in
+    # the first rows
+    delimiter: str | None = None
 
     def files(self) -> dict[str, Path]:
         """Return split -> its file."""
@@ -45,7 +49,20 @@ class FilesData(RecordsConfig):
             if file is not None and not Path(file).is_file():
                 fix = f"give a file that ends with {', '.join(SUFFIXES)}"
                 yield Problem(f"data.{name}", file, _why_no_file(Path(file)), fix)
+        yield from self._delimiter_problems()
         yield from self.record_problems()
+
+    def _delimiter_problems(self) -> Iterator[Problem]:
+        key, fix = "data.delimiter", "comma, semicolon, tab, pipe or one other character"
+        if self.delimiter is None:
+            return
+        if named_delimiter(self.delimiter) is None:
+            yield Problem(key, self.delimiter, "this separates no columns", f"one of: {fix}")
+        if not any(path.suffix.lower() in (".csv", ".tsv") for path in self.files().values()):
+            yield Problem(key, self.delimiter, "none of the files is a CSV file", "leave it out")
+
+    def _sign(self) -> str | None:
+        return named_delimiter(self.delimiter) if self.delimiter is not None else None
 
     def default_name(self) -> str:
         """Return the name of the training file, or of its folder if the name says nothing."""
@@ -57,7 +74,7 @@ class FilesData(RecordsConfig):
 
         naming = self.naming()
         for path in filter(_is_streamed, self.files().values()):
-            next(read_file(path, naming, self.encoding), None)
+            next(read_file(path, naming, self.encoding, delimiter=self._sign()), None)
 
     def open(self) -> OpenedSource:
         """Read the files, one record after the other."""
@@ -66,7 +83,8 @@ class FilesData(RecordsConfig):
         statements: list[str] = []
         files, naming = self.files(), self.naming()
         rows = {
-            name: read_file(path, naming, self.encoding, statements) for name, path in files.items()
+            name: read_file(path, naming, self.encoding, statements, self._sign())
+            for name, path in files.items()
         }
         identity = {name: digests.of_file(path) for name, path in files.items()}
         return OpenedSource(rows, identity, sum(map(_count_lines, files.values())), statements)

@@ -10,10 +10,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.data.rows import Row, with_system
 from hydratune.data.sources.base import OpenedSource, SourceConfig
-from hydratune.errors import DataError, Problem
+from hydratune.errors import ConfigError, DataError, Problem
+from hydratune.settings import packages
 from hydratune.settings.data import DataConfig
 from hydratune.settings.paths import expand_paths
-from hydratune.settings.registry import plain, variant, variants
+from hydratune.settings.registry import is_own, plain, variant, variant_class, variant_names
 
 _NOT_MIXED = ("mixed", "prepared")
 _OWN_OF_A_PART = {"system_prompt", "max_train_rows"}  # shared settings that each part may have
@@ -71,9 +72,17 @@ class MixedData(SourceConfig):
             for name, rows in used.items()
         ]
         rows = {split: _rows(parts, sources, split, used, statements) for split in splits}
-        identity = {name: source.identity for name, source in sources.items()}
+        identity = {
+            name: _identity(parts[name].settings, source) for name, source in sources.items()
+        }
         about = sum(source.about for source in sources.values())
         return OpenedSource(rows, identity, about, statements)
+
+
+def _identity(settings: SourceConfig, source: OpenedSource) -> object:
+    """Return the identity of a part, with that of its code if it is of a package."""
+    kind = type(settings)
+    return source.identity if is_own(kind) else [source.identity, packages.source_hash(kind)]
 
 
 def read_part(values: Mapping[str, Any]) -> MixturePart:
@@ -82,7 +91,7 @@ def read_part(values: Mapping[str, Any]) -> MixturePart:
     Raises OmegaConf's own errors and ``KeyError``.
     """
     own = {name: value for name, value in values.items() if name != "weight"}
-    schema = OmegaConf.structured(variants("data")[own["source"]])
+    schema = OmegaConf.structured(variant_class("data", own["source"]))
     settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(own)))
     assert isinstance(settings, SourceConfig)
     expand_paths(settings)
@@ -93,9 +102,14 @@ def _part_problems(key: str, values: object) -> Iterator[Problem]:
     """Yield the problems of the part with the settings ``values``, whose key is ``key``."""
     settings: dict[str, Any] = values if isinstance(values, dict) else {}
     source, weight = settings.get("source"), settings.get("weight", 1)
-    sources = [name for name in variants("data") if name not in _NOT_MIXED]
+    sources = [name for name in variant_names("data") if name not in _NOT_MIXED]
     if source not in sources:
         yield Problem(f"{key}.source", source, "no such source", f"one of: {', '.join(sources)}")
+        return
+    try:
+        variant_class("data", str(source), f"{key}.source")
+    except ConfigError as error:
+        yield from error.problems
         return
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not is_number or not 0 < weight < math.inf:

@@ -28,6 +28,9 @@ class HubModel(ModelConfig):
     def loaded_identity(self, source: Source, commit: str | None) -> str:
         return f"hub:{self.id}@{commit}" if commit else source.identity
 
+    def public_name(self, source: Source) -> str:
+        return self.id
+
     def loading_error(self, source: Source, reason: str) -> HydratuneError:
         fix = (
             "check the name, the network, and for a gated model your access and HF_TOKEN; or"

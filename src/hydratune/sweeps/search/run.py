@@ -5,7 +5,7 @@ the run in folder k. A search that was interrupted, or killed, is resumed by the
 several commands at a time can work on one study.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -28,13 +28,16 @@ from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.job_checks import check_job, refuse_other_environment
 from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.search.distinct import size_of_space
 from hydratune.sweeps.search.objectives import read_objectives, refuse_unmeasured
 from hydratune.sweeps.search.report import print_report
 from hydratune.sweeps.search.samplers import make_sampler
 from hydratune.sweeps.search.settings import Search, SearchSettings
 from hydratune.sweeps.search.space import SearchSpace, read_space
 from hydratune.sweeps.search.study import COMPOSED, open_study
-from hydratune.sweeps.search.trials import run_batch, sweep_lock
+from hydratune.sweeps.search.trials import run_batch
+from hydratune.sweeps.trial_locks import sweep_lock
+from hydratune.sweeps.void_axes import effective_identity, void_axis
 
 STUDY_FILE = "study.log"
 
@@ -68,9 +71,24 @@ def search(
     what = f"by {settings.sampler} for {', '.join(map(str, checked.objectives))}"
     place = escape(str(relative_path(checked.folder)))
     console.print(f"[bold]search[/] {what}: {progress}  {place}", soft_wrap=True)
+    _print_size_of_space(checked)
     while run_batch(checked):
         pass
     print_report(checked)
+
+
+def _print_size_of_space(search: Search) -> None:
+    """Say that the search ends when every point of a small space has been tried."""
+    untried, wanted = search.untried_points(), search.settings.n_trials
+    requested = len(search.requested_trials())
+    if untried is not None and requested + untried < wanted:
+        size = size_of_space(search.space.dimensions)
+        left = "all of them have been tried" if not untried else f"{untried} have not been tried"
+        console.print(
+            f"the space has {size} points, each is tried once: {left}, and the search ends after"
+            f" {requested + untried} trials instead of {wanted}",
+            soft_wrap=True,
+        )
 
 
 def _check(
@@ -139,20 +157,50 @@ def _check_corners(
     """
     problems: list[Problem] = []
     settings: list[TrainConfig] = []
+    identities: dict[tuple[str, ...], str] = {}
     for number, overrides in enumerate(space.corners()):
         job, job_problems = check_job(context, config, number, overrides)
         problems += [problem for problem in job_problems if problem not in problems]
         if job is None:
             continue
         settings.append(job.settings)
+        identities[tuple(overrides)] = effective_identity(job.settings)
         if job.name != str(number):
             why = "trial 7 of a search has the folder 7"
             fix = "leave it at its default, ${hydra.job.num}"
             problems.append(Problem("hydra.sweep.subdir", job.name, why, fix))
             break
+    problems += _void_dimensions(context, config, space, identities) if not problems else []
     if problems:
         raise ConfigError(problems, prefix="search: ")
     return settings
+
+
+def _void_dimensions(
+    context: HydraContext,
+    config: DictConfig,
+    space: SearchSpace,
+    identities: dict[tuple[str, ...], str],
+) -> Iterator[Problem]:
+    """Yield a problem for each dimension that changes no trial, whatever the others are.
+
+    ``identities``: what is known of jobs by their overrides; it is completed.
+    """
+
+    def identity(overrides: Sequence[str]) -> str:
+        key = tuple(overrides)
+        if key not in identities:
+            job, _ = check_job(context, config, 0, overrides)
+            identities[key] = effective_identity(job.settings) if job is not None else str(key)
+        return identities[key]
+
+    for dimension in space.dimensions:
+        lines = space.lines(dimension)
+        if all(len(set(map(identity, line))) == 1 for line in lines):
+            job, _ = check_job(context, config, 0, lines[0][0])
+            if job is not None and len(lines[0]) > 1:
+                values = dimension.texts or [str(value) for value in dimension.corners()]
+                yield void_axis(dimension.name, values, job.settings)
 
 
 def _monitor(corners: Sequence[TrainConfig]) -> Monitor:

@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hydratune.errors import ConfigError, Problem
+from hydratune.sweeps.search.distinct import DistinctSampler, size_of_space
 from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.settings import SearchSettings
 from hydratune.sweeps.search.space import Dimension
@@ -59,7 +60,10 @@ def make_sampler(
             problems.append(Problem("hydra.sweeper.options", options, str(error), fix))
     if problems:
         raise ConfigError(problems, prefix="search: ")
-    return _PerTrialSampler(make, settings.seed)
+    sampler = _PerTrialSampler(make, settings.seed)
+    if size_of_space(dimensions) is None:
+        return sampler
+    return DistinctSampler(sampler, dimensions, settings.seed)
 
 
 def _class_of(settings: SearchSettings) -> Callable[..., BaseSampler]:
@@ -92,8 +96,8 @@ def _problems_of_cmaes(
         problems.append(Problem(key, "cmaes", "it optimises one objective only", fix))
     if sum(dimension.is_range() for dimension in dimensions) < 2:
         fix = (
-            "search two ranges, for example 'adapter.r=int(interval(4,64))', or set"
-            " hydra.sweeper.sampler=tpe"
+            "search two ranges, for example 'optimizer.lr=tag(log, interval(1e-4,1e-2))'"
+            " 'adapter.r=int(interval(4,64))', or set hydra.sweeper.sampler=tpe"
         )
         why = "it needs at least two ranges; choices are drawn at random"
         problems.append(Problem(key, "cmaes", why, fix))

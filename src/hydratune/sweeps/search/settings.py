@@ -13,6 +13,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob
 from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.search.distinct import points_of, size_of_space
 from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.space import SearchSpace
 
@@ -69,3 +70,10 @@ class Search:
         """Return every trial of the study but those that are queued and not yet taken."""
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state is not TrialState.WAITING]
+
+    def untried_points(self) -> int | None:
+        """Return how many points of the space no trial has; None if there is no end of them."""
+        size = size_of_space(self.space.dimensions)
+        if size is None:
+            return None
+        return size - len(points_of(self.requested_trials(), self.space.dimensions))

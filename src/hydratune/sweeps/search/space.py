@@ -70,6 +70,33 @@ class Dimension:
         assert isinstance(d, CategoricalDistribution)
         return tuple(d.choices)
 
+    def count(self) -> int | None:
+        """Return the number of values, or None for every number of an interval."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return len(d.choices)
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        if d.low == d.high:
+            return 1
+        return None if d.step is None else round((d.high - d.low) / d.step) + 1
+
+    def value(self, number: int) -> Value:
+        """Return a value by its number, from 0."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            choice: Value = d.choices[number]
+            return choice
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        return d.low + number * (d.step or 0)
+
+    def number_of(self, value: Value) -> int:
+        """Return the number of a value, for a dimension with a ``count``."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return d.choices.index(value)
+        assert isinstance(d, FloatDistribution | IntDistribution) and isinstance(value, int | float)
+        return round((value - d.low) / d.step) if d.step else 0
+
     def is_range(self) -> bool:
         return not isinstance(self.distribution, CategoricalDistribution)
 
@@ -89,6 +116,23 @@ class SearchSpace(NamedTuple):
         return [
             [*self.fixed, *(d.override(corner[d.key]) for d in self.dimensions)]
             for corner in corners
+        ]
+
+    def lines(self, dimension: Dimension) -> list[list[list[str]]]:
+        """Return lists of jobs that differ in ``dimension`` only.
+
+        There is one for the first value of all others, and one for each further corner of each.
+        """
+        first = {d.key: d.corners()[0] for d in self.dimensions}
+        others = [d for d in self.dimensions if d.key != dimension.key]
+        places = [first, *({**first, d.key: v} for d in others for v in d.corners()[1:])]
+        jobs = [
+            [{**place, dimension.key: value} for value in dict.fromkeys(dimension.corners())]
+            for place in places
+        ]
+        return [
+            [[*self.fixed, *(d.override(job[d.key]) for d in self.dimensions)] for job in line]
+            for line in jobs
         ]
 
     def describe(self) -> dict[str, list[str]]:

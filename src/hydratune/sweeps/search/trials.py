@@ -5,19 +5,17 @@ trial whose lock is free belongs to a driver that was killed, and is taken over.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydratune.console import section
-from hydratune.errors import InputError
 from hydratune.records.files import read_json
-from hydratune.records.run_directory import RunDirectory, RunFile
+from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
@@ -27,9 +25,7 @@ from hydratune.sweeps.launch import run_jobs
 from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.settings import Search
-
-_LOCKS = ".trials"  # folder in that of the sweep: a lock for every trial that is being run
-_LOCK_SECONDS = 120.0  # a driver waits for the lock of the sweep, which is held for moments
+from hydratune.sweeps.trial_locks import lock_trial, sweep_lock
 
 
 def run_batch(search: Search) -> bool:
@@ -56,33 +52,19 @@ def run_batch(search: Search) -> bool:
     return bool(held)
 
 
-@contextmanager
-def sweep_lock(folder: Path) -> Iterator[None]:
-    """Let one driver at a time into the block.
-
-    A sweep without a search holds the same lock as long as it runs. Raises ``InputError`` then.
-    """
-    try:
-        with FileLock(folder / RunFile.lock, timeout=_LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise InputError(
-            f"another process is working in {folder}; wait for it, or choose another"
-            " hydra.sweep.dir"
-        ) from None
-
-
 def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
     """Append trials and their locks to ``held``: those that a killed driver left running, or if
     there are none new ones, at most a batch.
     """
-    (search.folder / _LOCKS).mkdir(exist_ok=True)
     _take_abandoned(search, held)
     if not held:
         missing = search.settings.n_trials - len(search.requested_trials())
+        untried = search.untried_points()
+        if untried is not None:
+            missing = min(missing, untried)
         for _ in range(min(search.settings.batch, missing)):
             trial = search.study.ask()
-            lock = _try_lock(search, trial.number)
+            lock = lock_trial(search.folder, str(trial.number))
             assert lock is not None, "no other driver knows the trial"
             held.append((trial, lock))
     for trial, _ in held:
@@ -97,7 +79,7 @@ def _take_abandoned(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if _is_elsewhere(search, trial):
             continue
-        lock = _try_lock(search, trial.number)
+        lock = lock_trial(search.folder, str(trial.number))
         if lock is None:
             continue
         # its driver may have reported it since
@@ -118,16 +100,6 @@ def _is_elsewhere(search: Search, trial: FrozenTrial) -> bool:
         return False
     run = trial.user_attrs.get("run", search.record(trial.number).path)
     return Path(run).parent != search.folder
-
-
-def _try_lock(search: Search, number: int) -> FileLock | None:
-    """Return the lock of a trial, held; None if another driver holds it."""
-    lock = FileLock(search.folder / _LOCKS / f"{number}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock
 
 
 def _write_jobs(search: Search, trials: Sequence[Trial]) -> None:

@@ -1,0 +1,100 @@
+"""How the entries of a setting that is a mapping are typed, such as ``adapter.rank_pattern``."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cache
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from hydratune.errors import Problem
+from hydratune.settings.commands import COMMANDS
+from hydratune.settings.registry import all_variants
+
+# those whose keys are regular expressions
+_PATTERNS = ("rank_pattern", "alpha_pattern", "lr_groups", "weight_decay_groups")
+_EXAMPLES = {"rank_pattern": "q_proj:8", "alpha_pattern": "q_proj:16"}
+_BUDGETS = ("evaluation.forgetting.warn", "evaluation.forgetting.fail")
+_ENTRY = re.compile(r"""\A\s*(["']?)(.*)\1\s*:\s*([^:]+?)\s*\Z""", re.S)
+_SPECIAL, _ESCAPED = re.compile(r"([(){}:=, \[\]])"), r"\\\1"  # in a key, for Hydra's grammar
+
+
+@cache
+def mapping_settings() -> frozenset[str]:
+    """Return the full keys of all settings that are mappings."""
+    kinds = [("", kind) for kind in COMMANDS.values()]
+    kinds += [(f"{group}.", k) for group, ks in all_variants().items() for k in ks.values()]
+    names = {
+        f"{prefix}{field.name}"
+        for prefix, kind in kinds
+        for field in fields(kind)
+        if str(field.type).startswith("dict[")
+    }
+    return frozenset({*names, *_BUDGETS})
+
+
+def mapping_of(key: str) -> str:
+    """Return the setting that is a mapping in which ``key`` would be an entry, or ""."""
+    return next((name for name in mapping_settings() if key.startswith(f"{name}.")), "")
+
+
+def advice_for_entry(key: str, value: str) -> str:
+    """Return how an entry is typed, such as ``optimizer.lr_groups.lora_B=16``."""
+    return f"an entry of {mapping_of(key)} is added with +: {shlex.quote(f'+{key}={value}')}"
+
+
+def advice_for_mapping(key: str, value: str) -> str:
+    """Return how a mapping is typed that was typed as ``value`` and cannot be read."""
+    if not value.startswith("{"):
+        example = shlex.quote(f"+{key}={{{_EXAMPLES.get(key.rpartition('.')[2], 'NAME:VALUE')}}}")
+        return f"it is a mapping, with + and in braces: {example}"
+    setting = _readable(key, value)
+    if setting is None:
+        return _advice_for_file(key)
+    return f"type it with +, and without quotes inside: {shlex.quote(setting)}"
+
+
+def _readable(key: str, value: str) -> str | None:
+    """Return an override that means ``value``, or None if Hydra's grammar has none."""
+    entries = [_ENTRY.match(part) for part in value.strip().strip("{}").split(",")]
+    texts = []
+    for entry in entries:
+        if entry is None:
+            return None
+        name = entry[2].strip()
+        if key.rpartition(".")[2] in _PATTERNS:  # \A is ^, which Hydra does not read
+            name = re.sub(r"\A\^", r"\\A", name)
+        texts.append(f"{_SPECIAL.sub(_ESCAPED, name)}:{entry[3]}")
+    setting = f"+{key}={{{','.join(texts)}}}"
+    try:
+        OverridesParser.create().parse_override(setting)
+    except HydraException:
+        return None
+    return setting
+
+
+def _advice_for_file(key: str) -> str:
+    """Return how a mapping is given in a file, for keys that cannot be typed."""
+    group, _, name = key.partition(".")
+    return (
+        "Hydra cannot read these keys on a command line; write them in a file DIR/experiment/"
+        f"own.yaml: a first line '# @package _global_', then '{group}: {{{name}: {{\"KEY\": VALUE}}"
+        "}', and type --config-dir DIR experiment=own"
+    )
+
+
+def schema_problem(error: BaseException, args: Sequence[str]) -> Problem | None:
+    """Return the problem of a JSON schema that is typed for data without one, or None.
+
+    OmegaConf fails to add entries to a mapping that is null, by an error of its own code.
+    """
+    pairs = [arg.lstrip("+").partition("=") for arg in args]
+    typed = [
+        (k, value) for k, _, value in pairs if k == "data.schema" or k.startswith("data.schema.")
+    ]
+    if not typed or not isinstance(error, AttributeError | AssertionError):
+        return None
+    why = "this data has no JSON schema to which entries could be added"
+    return Problem(*typed[0], why, "write the schema into a JSON file: data.schema_file=FILE")

@@ -1,0 +1,41 @@
+"""Swept settings that have no effect on any job: a sweep over them trains the same model again."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from hydratune.data.rows import stable_hash
+from hydratune.errors import Problem
+from hydratune.settings.commands import TrainConfig
+from hydratune.sweeps.idle_settings import effective, idle_reason
+from hydratune.sweeps.planning import PlannedJob
+
+
+def void_axes(jobs: Sequence[PlannedJob]) -> Iterator[Problem]:
+    """Yield a problem for each setting whose values all lead to the same jobs.
+
+    A setting that has an effect beside some values of the others is none of them.
+    """
+    identities = [effective_identity(job.settings) for job in jobs]
+    keys = dict.fromkeys(key for job in jobs for key in job.job.varying)
+    for key in keys:
+        siblings: dict[str, set[str]] = defaultdict(set)
+        members: dict[str, int] = defaultdict(int)
+        for job, identity in zip(jobs, identities, strict=True):
+            others = stable_hash({k: v for k, v in job.job.varying.items() if k != key})
+            siblings[others].add(identity)
+            members[others] += 1
+        compared = [others for others, count in members.items() if count > 1]
+        if compared and all(len(siblings[others]) == 1 for others in compared):
+            yield void_axis(key, [job.job.varying.get(key, "") for job in jobs], jobs[0].settings)
+
+
+def void_axis(key: str, values: Sequence[str], settings: TrainConfig) -> Problem:
+    """Return the problem of a setting that changes no job; ``settings``: those of one job."""
+    reason = idle_reason(settings, key) or "another setting decides it"
+    why = f"it changes no result here ({reason}): every value would train the same model again"
+    return Problem(key, ",".join(dict.fromkeys(values)), why, "give one value, or leave it out")
+
+
+def effective_identity(settings: TrainConfig) -> str:
+    """Return a hash that jobs share whose settings lead to the same run."""
+    return stable_hash(dict(effective(settings)))

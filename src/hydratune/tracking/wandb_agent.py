@@ -1,0 +1,90 @@
+"""The trial that ``wandb agent`` started this process for: its sweep, and what varies in it."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+_TIMEOUT = 10  # seconds for an answer of the server
+
+
+@dataclass(frozen=True)
+class AgentTrial:
+    """A trial of a W&B sweep."""
+
+    sweep: str  # its id
+    values: Mapping[str, str]  # what the sweep sets for this trial, by setting
+    title: str = ""  # the sweep's name; empty: it has none, or it is not known
+    # the values that a setting may take, where they are listed; None: the server was not asked
+    choices: Mapping[str, tuple[str, ...]] | None = None
+    constants: frozenset[str] = field(default_factory=frozenset)  # settings with one value
+
+    @property
+    def varying(self) -> dict[str, str]:
+        """The settings that differ between the trials; all of them if none is known to vary."""
+        differing = {k: v for k, v in self.values.items() if k not in self.constants}
+        return differing or dict(self.values)
+
+    @property
+    def group(self) -> str:
+        """The name under which W&B groups the runs of the sweep."""
+        return self.title or f"sweep {self.sweep}"
+
+
+def trial_of_agent(*, ask_server: bool) -> AgentTrial | None:
+    """Return the trial of this process; None if no agent started it.
+
+    ``ask_server``: also read the sweep's name and what varies in it. If the server does not
+    answer, all settings of the trial count as varying.
+    """
+    sweep, file = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_SWEEP_PARAM_PATH")
+    if not sweep:
+        return None
+    trial = AgentTrial(sweep, _values(Path(file)) if file else {})
+    if ask_server:
+        with suppress(Exception):  # the client raises its own errors, requests' and Go's
+            return _with_sweep(trial)
+    return trial
+
+
+def _values(file: Path) -> dict[str, str]:
+    """Read what the agent wrote: ``{"optimizer.lr": {"value": 0.001}}``."""
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    items = content.items() if isinstance(content, dict) else ()
+    return {
+        str(key): str(item["value"])
+        for key, item in items
+        if isinstance(item, dict) and "value" in item
+    }
+
+
+def _with_sweep(trial: AgentTrial) -> AgentTrial:
+    """Return ``trial`` with what the server knows of its sweep."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    api = wandb.Api(timeout=_TIMEOUT)
+    entity = os.environ.get("WANDB_ENTITY") or api.default_entity
+    project = os.environ.get("WANDB_PROJECT") or api.settings.get("project")
+    config = api.sweep(f"{entity}/{project}/{trial.sweep}").config
+    parameters = {
+        str(key): item
+        for key, item in config.get("parameters", {}).items()
+        if isinstance(item, dict)
+    }
+    choices = {
+        key: tuple(map(str, item["values"]))
+        for key, item in parameters.items()
+        if isinstance(item.get("values"), list)
+    }
+    constants = {key for key, item in parameters.items() if "value" in item}
+    constants |= {key for key, values in choices.items() if len(values) == 1}
+    return AgentTrial(
+        trial.sweep, trial.values, str(config.get("name") or ""), choices, frozenset(constants)
+    )

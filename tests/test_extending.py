@@ -1,0 +1,76 @@
+"""docs/extending.md: its package and its command, as they are written there."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import SMALL
+from hydratune.evaluation.families import Answered, family
+from packages_of_tests import found_in, install
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+Command = Callable[..., tuple[int, str]]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package of the page, installed, and the file that its command reads."""
+    parts, callbacks, _ = blocks("python")
+    (project,) = blocks("toml")
+    install(tmp_path / "site", project, {"my_parts": parts, "my_callbacks": callbacks})
+    pairs = [f"Which number follows {n}?\tThe number {n + 1} follows it." for n in range(0, 90, 3)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(pairs))
+    with found_in(tmp_path / "site", monkeypatch):
+        yield
+
+
+def words_of_the_page() -> list[str]:
+    command = shlex.split(blocks("sh")[0].replace("\\\n", " "))
+    assert command[:2] == ["hydratune", "train"]
+    return command[2:]
+
+
+def test_the_command_of_the_page_uses_every_part(hydratune: Command) -> None:
+    code, text = hydratune("train", *SMALL, *words_of_the_page(), "hydra.run.dir=run")
+    assert code == 0, text
+    assert "data source pairs: the package my-parts 1.0 (my_parts:PairsData)" in text
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert "eval/shared_words" in metrics and "eval/exact_match" in metrics
+    assert json.loads(Path("run/adapter/adapter_config.json").read_text())["r"] == 2
+    config = Path("run/config.yaml").read_text()
+    assert "kind: plain_sgd" in config and "- stop_at" in config and "loss: 0.5" in config
+    parts = json.loads(Path("run/environment.json").read_text())["parts"]
+    assert {part["package"] for part in parts.values()} == {"my-parts 1.0"} and len(parts) == 5
+    code, text = hydratune("evaluate", "run=run")
+    assert code == 0 and "eval/shared_words" in text, text
+    further = ("data=pairs", "data.file=pairs.tsv", "adapter=small_lora", "model.adapter=run")
+    code, text = hydratune("train", *SMALL, *further, "hydra.run.dir=further")
+    assert code == 0 and "method: small_lora" in Path("further/config.yaml").read_text(), text
+
+
+def test_a_pack_calls_callbacks_and_compare_says_where_they_differ(hydratune: Command) -> None:
+    """With one of the two thresholds training stops after the first step."""
+    swept = "+trainer.callback_settings.stop_at.loss=0,100"
+    others = [word for word in words_of_the_page() if "callback_settings" not in word]
+    code, text = hydratune("train", "-m", *SMALL, *others, swept, "hydra.sweep.dir=sweep")
+    assert code == 0 and "2 jobs on one base model" in text, text
+    steps = [Path(f"sweep/{job}/history.csv").read_text().splitlines()[1:] for job in "01"]
+    assert list(map(len, steps)) == [2, 1]
+    code, text = hydratune("compare", "sweep")
+    assert code == 0 and "trainer.callback_settings.stop_at.loss=100" in text, text
+
+
+def test_a_part_without_a_package(hydratune: Command) -> None:
+    exec(blocks("python")[2], {})
+    assert family("short").score(Answered("yes", ["yes"])) == {"short": True}
+    code, text = hydratune("train", "-m", "evaluation.metrics=[short]", "seed=1,2")
+    assert code == 2 and "evaluation.metrics = short" in text and "other processes" in text
+    assert not list(Path().glob("outputs/**/status.json"))

@@ -1,0 +1,170 @@
+"""Swept settings that change no result are refused; what a small test set cannot show is said."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from conftest import write_rows
+from hydratune.errors import ConfigError
+from hydratune.evaluation.power import least_difference, rows_needed
+from hydratune.sweeps import launch
+from hydratune.sweeps.idle_settings import (
+    RULES,
+    ExpectedRows,
+    effective,
+    expected_rows,
+    idle_reason,
+)
+from hydratune.sweeps.test_size import too_few_test_rows
+from test_config import compose
+
+Command = Callable[..., tuple[int, str]]
+SMOKE = ("debug=smoke",)  # 32 rows in batches of 2, and at most 4 steps
+
+
+@pytest.fixture
+def jobs_run(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The names of the jobs of each sweep that was not refused; none is trained."""
+    sweeps: list[list[str]] = []
+
+    def run(context: object, folder: object, jobs: Sequence[launch.PlannedJob], _: object) -> None:
+        sweeps.append([job.name for job in jobs])
+        raise ConfigError([], prefix="stopped by the test: ")
+
+    monkeypatch.setattr(launch, "run_jobs", run)
+    return sweeps
+
+
+@pytest.mark.parametrize(
+    ("axis", "reason"),
+    [
+        ("trainer.max_epochs=1,2", "trainer.max_steps=4 ends training before"),
+        ("optimizer.decay_ratio=0.1,0.3", "only optimizer.schedule=wsd uses it"),
+        ("name=a,b", "it is a name, for people"),
+    ],
+)
+def test_a_sweep_over_a_setting_without_effect_is_refused(
+    hydratune: Command, jobs_run: list[list[str]], tmp_path: Path, axis: str, reason: str
+) -> None:
+    key, _, values = axis.partition("=")
+    code, text = hydratune("train", "-m", *SMOKE, axis, "seed=0,1")
+    assert code == 2 and f"{key} = {values}\n" in text and reason in text, text
+    assert text.count("why:") == 1 and not jobs_run and not list(tmp_path.iterdir())
+    code, text = hydratune("train", "-m", *SMOKE, axis.partition(",")[0], "seed=0,1")  # the advice
+    assert jobs_run == [["0", "1"]], text
+
+
+def test_an_axis_that_has_an_effect_beside_some_values_is_swept(
+    hydratune: Command, jobs_run: list[list[str]]
+) -> None:
+    axes = ("optimizer.schedule=cosine,wsd", "optimizer.decay_ratio=0.1,0.3")
+    _, text = hydratune("train", "-m", *SMOKE, *axes)
+    assert jobs_run == [["0", "2", "3"]], text
+    printed = " ".join(text.split())
+    assert "job 1 (" in printed and "has, where it matters, the settings of job 0" in printed
+
+
+def test_a_dimension_of_a_search_without_effect_is_refused(hydratune: Command) -> None:
+    words = ("train", "-m", *SMOKE, "hydra/sweeper=random", "hydra.sweeper.n_trials=0")
+    code, text = hydratune(*words[:-1], "optimizer.lr=1e-3,1e-4", "trainer.max_epochs=1,2")
+    assert code == 2 and "trainer.max_epochs = 1,2" in text and "optimizer.lr" not in text
+    mixed = ("optimizer.schedule=cosine,wsd", "optimizer.decay_ratio=interval(0.1,0.3)")
+    code, text = hydratune(*words, *mixed)  # refused for its number of trials alone
+    assert code == 2 and "n_trials" in text and "decay_ratio" not in text
+
+
+# a setting, what makes it idle, and what gives it an effect
+PAIRS = [
+    ("trainer.max_epochs=3", ["debug=smoke"], ["debug=smoke", "trainer.max_steps=null"]),
+    ("trainer.max_epochs=3", ["trainer.max_steps=50"], ["trainer.max_steps=600"]),
+    ("trainer.max_steps=141", [], ["trainer.max_epochs=2"]),
+    ("trainer.early_stopping_patience=2", [], ["trainer.validations_per_epoch=3"]),
+    ("optimizer.decay_ratio=0.3", [], ["optimizer.schedule=wsd"]),
+    ("optimizer.power=3.0", [], ["optimizer.schedule=polynomial"]),
+    ("optimizer.min_lr_ratio=0.2", ["optimizer.schedule=constant"], []),
+    ("optimizer.decay_norms_and_biases=true", [], ["optimizer.weight_decay=0.1"]),
+    ("+optimizer.weight_decay_groups.lora_A=2.0", [], ["optimizer.weight_decay=0.1"]),
+    ("adapter.eps=1e-4", ["adapter=oft"], ["adapter=oft", "adapter.coft=true"]),
+    (
+        "adapter.num_cayley_neumann_terms=3",
+        ["adapter=oft", "adapter.use_cayley_neumann=false"],
+        ["adapter=oft"],
+    ),
+    ("data.split_overlap=7", [], ["data.overlength=split"]),
+    ("data.validation_fraction=0.3", [], ["data=files", "data.train=x.jsonl"]),
+    (
+        "data.test_fraction=0.3",
+        ["data=files", "data.train=x.jsonl", "data.test=y.jsonl"],
+        ["data=files", "data.train=x.jsonl"],
+    ),
+    ("evaluation.shots=2", ["evaluation.baselines=[]"], []),
+    ("evaluation.validation_rows=4", [], ["evaluation.validate_every=2"]),
+    ("evaluation.validation_rows=4", [], ["trainer.monitor=val/field_f1"]),
+    ("evaluation.run_code=true", [], ["evaluation.metrics=[code]"]),
+    ("evaluation.forgetting.items=4", [], ["evaluation.forgetting.measure=true"]),
+    (
+        "evaluation.forgetting.answer_tokens=4",
+        ["evaluation.forgetting.measure=true", "evaluation.forgetting.answers=false"],
+        ["evaluation.forgetting.measure=true"],
+    ),
+]
+ALWAYS = {"name", "model.name", "model.licence", "resume", "tracking."}  # never with an effect
+
+
+@pytest.mark.parametrize(("setting", "idle", "used"), PAIRS)
+def test_settings_are_idle_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, idle: list[str], used: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "y"):
+        write_rows(tmp_path / f"{name}.jsonl", [{"prompt": "a", "completion": "b"}] * 40)
+    key = setting.partition("=")[0].lstrip("+")
+    assert idle_reason(compose(*idle, setting), key)
+    assert effective(compose(*idle, setting)) == effective(compose(*idle))
+    assert not idle_reason(compose(*used, setting), key)
+    assert effective(compose(*used, setting)) != effective(compose(*used))
+
+
+def test_every_rule_has_a_case() -> None:
+    keys = {setting.partition("=")[0].lstrip("+") for setting, _, _ in PAIRS}
+    without = [rule.keys for rule in RULES if not any(map(rule.covers, keys))]
+    assert {key for keys in without for key in keys} == ALWAYS
+
+
+def test_the_rows_of_the_splits_are_known_before_they_are_read(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "a.jsonl", [{"prompt": "a", "completion": "b"}] * 40)
+    files = ("data=files", f"data.train={file}")
+    assert expected_rows(compose().data) == ExpectedRows(280, 50, 100)
+    assert expected_rows(compose("debug=smoke").data) == ExpectedRows(32, 8, 4)
+    assert expected_rows(compose("debug=overfit").data) == ExpectedRows(8, 8, 8)
+    assert expected_rows(compose(*files).data) == ExpectedRows(32, 4, 4)
+    assert expected_rows(compose(*files, f"data.test={file}").data) == ExpectedRows(36, 4, 40)
+    assert expected_rows(compose(*files, "data.overlength=split").data) is None
+    (tmp_path / "b.json").write_text(json.dumps([{"prompt": "a", "completion": "b"}]))
+    assert expected_rows(compose("data=files", f"data.train={tmp_path}/b.json").data) is None
+
+
+def test_a_test_set_that_can_show_nothing_is_said_before_the_sweep(
+    hydratune: Command, jobs_run: list[list[str]], tmp_path: Path
+) -> None:
+    write_rows(
+        tmp_path / "a.jsonl", [{"prompt": f"{i}?", "completion": f"{i}."} for i in range(40)]
+    )
+    _, text = hydratune("train", "-m", "data=files", "data.train=a.jsonl", "seed=0,1")
+    assert jobs_run == [["0", "1"]]
+    assert "about 4 test rows: no difference between two runs can be shown" in text
+    assert "234 test rows show 10 points" in " ".join(text.split())
+    _, text = hydratune("train", "-m", "seed=0,1")
+    assert "test rows" not in text  # 100 of them
+
+
+def test_the_number_of_rows_that_would_do_shows_the_difference() -> None:
+    for difference in (0.05, 0.1, 0.25):
+        rows = rows_needed(difference, 0.3, 0.95)
+        assert (
+            least_difference(rows, 0.3, 0.95) <= difference < least_difference(rows - 1, 0.3, 0.95)
+        )
+    assert "only differences of 27 points" in too_few_test_rows(30, 0.95)
+    assert too_few_test_rows(40, 0.95) == ""
