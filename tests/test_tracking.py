@@ -29,7 +29,7 @@ from hydratune.tracking.typed_command import (
     typed_command,
     use_typed_command,
 )
-from hydratune.tracking.wandb import never_fatal
+from hydratune.tracking.wandb import _files_without_texts, never_fatal
 from hydratune.tracking.wandb_agent import AgentTrial
 from hydratune.tracking.wandb_baselines import split_baselines
 
@@ -161,6 +161,15 @@ def test_no_text_is_sent_if_log_text_is_off(tmp_path: Path) -> None:
     )
     done = train(tmp_path, "tracking.log_text=false", "tracking.log_predictions=true")
     assert done.returncode == 2 and "tracking.log_predictions = True" in done.stdout + done.stderr
+
+
+def test_the_text_of_prompt_tuning_is_not_in_a_sent_adapter(tmp_path: Path) -> None:
+    config = {"peft_type": "PROMPT_TUNING", "prompt_tuning_init_text": "secret", "token_dim": 64}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    sent = json.loads(_files_without_texts(tmp_path)["adapter_config.json"])
+    assert sent == {**config, "prompt_tuning_init_text": "not sent"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    assert _files_without_texts(tmp_path) == {}
 
 
 def test_no_swept_text_is_in_the_name_of_a_run_if_log_text_is_off(tmp_path: Path) -> None:

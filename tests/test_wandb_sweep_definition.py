@@ -290,6 +290,14 @@ def test_texts_of_a_definition_are_not_sent_if_log_text_is_off(typed: Callable[.
     assert "WANDB_MODE" in text and "definition" not in text  # what is typed stays here
 
 
+def test_secrets_anywhere_in_a_file_are_refused(typed: Callable[..., str]) -> None:
+    secret = "hf_" + "a1" * 15
+    text = typed(RATES, description=f"made with {secret}")
+    assert "description = ***" in text and secret not in text
+    text = typed(RATES, command=["env", f"HF_TOKEN={secret}", "hydratune", "train"])
+    assert "command = ***" in text and secret not in text
+
+
 def test_a_parameter_that_changes_nothing_is_said_before(typed: Callable[..., str]) -> None:
     epochs = {"trainer.max_epochs": {"values": [1, 2]}}
     words = ("data.max_train_rows=64", "trainer.max_steps=2")

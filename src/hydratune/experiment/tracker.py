@@ -41,6 +41,7 @@ def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) ->
     elif (trial := _trial(config)) is not None:
         group = trial.group
         name = name_of_trial(trial, log_text=config.tracking.log_text) or name
+    driven = jobs[path.name].trial if path.name in jobs else None
     resumes = record.checkpoint_to_resume() is not None
     tracker = start_tracker(
         config.tracking,
@@ -55,10 +56,10 @@ def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) ->
         on_stop=context.schedule.stop,
         run_folder=path,
         sweep=read_wandb_sweep(path.parent),
-        trial=jobs[path.name].trial if path.name in jobs else None,
+        trial=driven,
     )
     record.update(wandb_id=tracker.id)
-    _print_pages(tracker, context)
+    _print_pages(tracker, context, is_driven=driven is not None)
     return tracker
 
 
@@ -70,13 +71,16 @@ def _trial(config: TrainConfig) -> AgentTrial | None:
     return trial_of_agent(ask_server=mode == TrackingMode.online.value)
 
 
-def _print_pages(tracker: Tracker, context: RunContext) -> None:
-    """Print where the run can be watched; for the jobs of a pack also once on the terminal."""
+def _print_pages(tracker: Tracker, context: RunContext, *, is_driven: bool) -> None:
+    """Print where the run can be watched; for the jobs of a pack also once on the terminal.
+
+    ``is_driven``: ``hydratune sweep`` runs it, and has printed the address of the W&B sweep.
+    """
     lines = page_lines(tracker)
     for line in lines:
         console.print(line, soft_wrap=True)
     if is_redirected():
-        for line in lines[1:]:  # of the group, which all jobs share
+        for line in lines[1 : 2 if is_driven else None]:  # of the group, which all jobs share
 
             def show(line: str = line) -> None:
                 console.print_on_terminal(line)

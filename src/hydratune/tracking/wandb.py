@@ -4,6 +4,7 @@ Only this module and the other ``wandb_*`` import wandb, inside functions.
 """
 
 import functools
+import json
 import logging
 import os
 import secrets
@@ -18,8 +19,10 @@ from urllib.parse import quote
 
 from rich.markup import escape
 
+from hydratune import digests
 from hydratune.console import console, relative_path
 from hydratune.metric_table import OBJECTIVE, lower_is_better
+from hydratune.records.files import read_json
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import HistoryRow
 from hydratune.settings.monitor import LOSS
@@ -33,7 +36,7 @@ from hydratune.tracking.wandb_baselines import (
     split_baselines,
     store_once,
 )
-from hydratune.tracking.wandb_options import RunNames, run_options
+from hydratune.tracking.wandb_options import RunNames, run_options, without_texts
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
@@ -189,16 +192,29 @@ class WandbTracker:
         if self.config.log_adapter:
             paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             files = {path.relative_to(folder).as_posix(): path for path in paths}
-            self._log_artifact(f"adapter-{self.run.id}", "model", files, ["best"])
+            texts = {} if self.config.log_text else _files_without_texts(folder)
+            if texts:  # the digests are those of the file with the text
+                files.pop(digests.INDEX, None)
+            self._log_artifact(f"adapter-{self.run.id}", "model", files, ["best"], texts)
 
     def _log_artifact(
-        self, name: str, kind: str, files: Mapping[str, Path], aliases: list[str]
+        self,
+        name: str,
+        kind: str,
+        files: Mapping[str, Path],
+        aliases: list[str],
+        contents: Mapping[str, str] | None = None,
     ) -> None:
+        """Log files by name; ``contents`` take the place of those of the same name."""
         import wandb
 
         artifact = wandb.Artifact(name, type=kind)
         for file_name, file in files.items():
-            artifact.add_file(str(file), name=file_name)
+            if contents and file_name in contents:
+                with artifact.new_file(file_name, encoding="utf-8") as stored:
+                    stored.write(contents[file_name])
+            else:
+                artifact.add_file(str(file), name=file_name)
         self.run.log_artifact(artifact, aliases=aliases)
 
     @never_fatal
@@ -245,6 +261,16 @@ class WandbTracker:
     @property
     def _shown_folder(self) -> Path:
         return relative_path(self._folder)
+
+
+def _files_without_texts(folder: Path) -> dict[str, str]:
+    """Return the files of an adapter folder with texts for a model, by name, without these texts.
+
+    Prompt tuning keeps the text that its embeddings began with, which loading does not need.
+    """
+    config = read_json(folder / "adapter_config.json")
+    sent = without_texts(config)
+    return {"adapter_config.json": json.dumps(sent, indent=2)} if sent != config else {}
 
 
 def sync_command(folder: Path) -> str | None:

@@ -35,7 +35,7 @@ def run_options(
     """Return the arguments of ``wandb.init`` that do not depend on whether a server answers."""
     import wandb
 
-    sent = settings if config.log_text else _without_texts(settings)
+    sent = settings if config.log_text else without_texts(settings)
     command = typed_command()
     client = wandb.Settings(
         console="off",  # it would mix the lines of all runs of a process; see ``write_log``
@@ -89,10 +89,10 @@ def _with_parameters(
     return result
 
 
-def _without_texts(settings: Mapping[str, object]) -> dict[str, object]:
+def without_texts(settings: Mapping[str, object]) -> dict[str, object]:
     """Return settings with "not sent" in the place of texts for a model."""
     kept = {k: "not sent" if k in TEXT_SETTINGS and v else v for k, v in settings.items()}
-    return {k: _without_texts(v) if isinstance(v, dict) else v for k, v in kept.items()}
+    return {k: without_texts(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 def masked(value: object) -> object:

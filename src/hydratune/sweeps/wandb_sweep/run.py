@@ -31,7 +31,7 @@ from hydratune.records.sweep import (
     write_sweep,
 )
 from hydratune.settings.commands import Resume
-from hydratune.settings.secrets import mask
+from hydratune.settings.secrets import mask, secret_problems
 from hydratune.settings.tracking import TrackingConfig
 from hydratune.sweeps.job_checks import refuse_other_environment
 from hydratune.sweeps.launch import table_of_failures
@@ -141,11 +141,17 @@ def _refuse_several_values(
 
 
 def _definition_of_file(settings: WandbSweepSettings) -> SweepDefinition | None:
-    """Return what the file of the sweep defines; None if the sweep exists already."""
+    """Return what the file of the sweep defines; None if the sweep exists already.
+
+    Raises ``ConfigError`` also for secrets in it, because the server gets all of it.
+    """
     if settings.file is None:
         return None
     file = Path(settings.file).expanduser()
-    return read_definition(read_file(file), str(file))
+    content = read_file(file)
+    if problems := list(secret_problems("", content)):
+        raise ConfigError(problems, prefix=f"W&B sweep {file}: ")
+    return read_definition(content, str(file))
 
 
 def _stored(server: SweepServer, config: DictConfig, settings: WandbSweepSettings) -> StoredSweep:
