@@ -41,6 +41,7 @@ def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) ->
     elif (trial := _trial(config)) is not None:
         group = trial.group
         name = name_of_trial(trial, log_text=config.tracking.log_text) or name
+        _warn_of_texts(trial, log_text=config.tracking.log_text)
     driven = jobs[path.name].trial if path.name in jobs else None
     resumes = record.checkpoint_to_resume() is not None
     tracker = start_tracker(
@@ -69,6 +70,17 @@ def _trial(config: TrainConfig) -> AgentTrial | None:
     if mode in (TrackingMode.disabled.value, TrackingMode.tensorboard.value):
         return None
     return trial_of_agent(ask_server=mode == TrackingMode.online.value)
+
+
+def _warn_of_texts(trial: AgentTrial, *, log_text: bool) -> None:
+    """Say that the server has the texts of a W&B sweep, which its own agent also sends."""
+    texts = [key for key in trial.values if key.rpartition(".")[2] in TEXT_SETTINGS]
+    if texts and not log_text:
+        console.print(
+            f"[yellow]{', '.join(texts)}: W&B's server has these texts, because they are in the"
+            " definition of its sweep; tracking.log_text=false cannot keep them on this machine",
+            soft_wrap=True,
+        )
 
 
 def _print_pages(tracker: Tracker, context: RunContext, *, is_driven: bool) -> None:

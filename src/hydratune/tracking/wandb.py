@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from hydratune import digests
 from hydratune.console import console, relative_path
+from hydratune.data.rows import stable_hash
 from hydratune.metric_table import OBJECTIVE, lower_is_better
 from hydratune.records.files import read_json
 from hydratune.records.predictions import Prediction
@@ -135,12 +136,18 @@ class WandbTracker:
         elif not self._sweep_has(next(iter(as_measured))):
             self.run.summary.update(as_measured)
 
-    def _start_baseline(self, system: str) -> "WandbRun":
+    def _start_baseline(self, system: str, key: str) -> "WandbRun":
         """Start the run that holds the results of the base model for the whole sweep.
 
-        It is no trial of a W&B sweep, which would count it and compare it with the others.
+        It is no trial of a W&B sweep, which would count it and compare it with the others. Drivers
+        that share one, from different folders, write the same run: its id is a hash of the sweep
+        and of ``key``, the hash of the results.
         """
         import wandb
+
+        sweep = self.names.sweep
+        run_id = _new_id() if sweep is None else stable_hash([str(sweep), key])[:12]
+        resume: Literal["allow"] | None = None if self.run.offline or sweep is None else "allow"
 
         name = name_of_baseline(str(flat(self.settings).get("model.name")), system)
         adapter = flat(self.settings).get("adapter.method")
@@ -150,7 +157,7 @@ class WandbTracker:
         options = run_options(self.config, measured, names, None)
         mode: Literal["offline", "online"] = "offline" if self.run.offline else "online"
         with _command_as_typed():
-            return wandb.init(mode=mode, id=_new_id(), **options)
+            return wandb.init(mode=mode, id=run_id, resume=resume, **options)
 
     def _sweep_has(self, metric: str) -> bool:
         """Return whether a run of the same W&B sweep has stored ``metric``.

@@ -54,13 +54,13 @@ def name_of_baseline(model: str, system: str) -> str:
 def store_once(
     folder: Path,
     baselines: Mapping[str, Mapping[str, float]],
-    start: Callable[[str], "WandbRun"],
+    start: Callable[[str, str], "WandbRun"],
 ) -> None:
     """Store the results of each system in a W&B run, unless a job of the sweep has done so.
 
-    ``folder`` is the client's folder of the sweep. ``start`` starts the run of a system. Jobs that
-    differ in what is measured (another model, other test rows) have different results, which are
-    all stored.
+    ``folder`` is the client's folder of the sweep. ``start`` starts the run of a system, whose
+    results have the given hash. Jobs that differ in what is measured (another model, other test
+    rows) have different results, which are all stored.
     """
     with FileLock(folder / f"{_RECORD}.lock"):
         stored = _read(folder / _RECORD)
@@ -68,7 +68,7 @@ def store_once(
             key = stable_hash([system, dict(values)])
             if key in stored:
                 continue
-            run = start(system)
+            run = start(system, key)
             run.summary.update(dict(values))
             run.finish(exit_code=0)
             stored[key] = str(run.id)
