@@ -61,7 +61,7 @@ def test_baselines_are_stored_once_and_are_no_trials(tmp_path: Path, server: Any
     assert set(sweep["runs"]) == {run["id"] for run in trials} and len(trials) == 4
     assert baseline["sweep"] is None and baseline["project"] == "toys"
     assert "optimizer.lr" not in baseline["config"] and baseline["summary"]["eval/nll"]
-    assert len({run["group"] for run in server.runs()}) == 1
+    assert {run["group"] for run in server.runs()} == {f"sweep {sweep['id']}"}
     names = sorted(run["display_name"] for run in trials)
     assert names[0] in ("lr=0.001, adapter=dora", "adapter=dora, lr=0.001")
     for run in server.runs():

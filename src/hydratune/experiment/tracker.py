@@ -33,10 +33,10 @@ def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) ->
     sweep.
     """
     path = record.path
-    jobs = read_sweep(path.parent)
+    jobs, sweep = read_sweep(path.parent), read_wandb_sweep(path.parent)
     folder, group, name = path, None, f"{config.name}-{path.name}"
     if path.name in jobs:
-        folder, group = path.parent, path.parent.name
+        folder, group = path.parent, path.parent.name if sweep is None else sweep.group
         name = name_of_job(path.name, jobs, log_text=config.tracking.log_text)
     elif (trial := _trial(config)) is not None:
         group = trial.group
@@ -56,7 +56,7 @@ def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) ->
         resumed_id=record.read_status().wandb_id if resumes else None,
         on_stop=context.schedule.stop,
         run_folder=path,
-        sweep=read_wandb_sweep(path.parent),
+        sweep=sweep,
         trial=driven,
     )
     record.update(wandb_id=tracker.id)

@@ -26,6 +26,12 @@ class WandbSweep:
     project: str
     id: str
     settings: tuple[str, ...] = ()  # overrides that all trials have in common
+    title: str = ""  # its name in its definition, if it has one
+
+    @property
+    def group(self) -> str:
+        """The name under which W&B groups the runs of the sweep, whatever started them."""
+        return self.title or f"sweep {self.id}"
 
     def __str__(self) -> str:
         return f"{self.entity}/{self.project}/{self.id}"
@@ -69,6 +75,7 @@ def write_sweep(
             "project": wandb_sweep.project,
             "sweep": wandb_sweep.id,
             "settings": list(wandb_sweep.settings),
+            "title": wandb_sweep.title,
         }
     write_json(folder / SWEEP_FILE, content)
 
@@ -93,7 +100,7 @@ def read_wandb_sweep(folder: Path) -> WandbSweep | None:
     if not content:
         return None
     place = content["entity"], content["project"], content["sweep"]
-    return WandbSweep(*place, tuple(content["settings"]))
+    return WandbSweep(*place, tuple(content["settings"]), str(content.get("title", "")))
 
 
 def read_sweep(folder: Path) -> dict[str, SweepJob]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from hydratune.records.sweep import WandbSweep
+
 _TIMEOUT = 10  # seconds for an answer of the server
 
 
@@ -31,7 +33,7 @@ class AgentTrial:
     @property
     def group(self) -> str:
         """The name under which W&B groups the runs of the sweep."""
-        return self.title or f"sweep {self.sweep}"
+        return WandbSweep("", "", self.sweep, title=self.title).group
 
 
 def trial_of_agent(*, ask_server: bool) -> AgentTrial | None:

@@ -78,7 +78,8 @@ def drive(
         words = _common_words(definition, arguments)
         check_trials(context, config, definition, words, explain, is_new=False)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
-    place = replace(stored.place, settings=_settings(words))
+    title = str(definition.content.get("name") or "")
+    place = replace(stored.place, settings=_settings(words), title=title)
     # so that whoever reads the settings of a run finds it on the server
     names = {"tracking.entity": place.entity, "tracking.project": place.project}
     words += [f"{key}={value_text(key, name)}" for key, name in names.items()]

@@ -166,7 +166,7 @@ def _report_failed(sweep: CheckedSweep, held: HeldTrial, record: RunDirectory) -
         TrackingConfig(mode=TrackingMode.online, log_text=False),
         dict(held.trial.parameters),
         folder=sweep.folder,
-        group=cut(sweep.folder.name),
+        group=cut(sweep.place.group),
         name=cut(name_of_job(held.job.name, read_sweep(sweep.folder), log_text=False)),
         job_type="train",
         sweep=sweep.place,
