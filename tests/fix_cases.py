@@ -197,7 +197,30 @@ _PLACE = "the fix names a file or folder of the user"
 _OTHER = "the fix is an action outside the settings, such as installing a package"
 _PROSE = "the fix describes what to write"
 
+_WANDB_SWEEP = "it needs the file of a W&B sweep, or its server"
+
 NOT_TYPED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "sweeps.wandb_sweep.check:_check",
+            "sweeps.wandb_sweep.check:_sent_texts",
+            "sweeps.wandb_sweep.check:pack_options",
+            "sweeps.wandb_sweep.definition:_objective",
+            "sweeps.wandb_sweep.definition:_words",
+            "sweeps.wandb_sweep.definition:metric_problem",
+            "sweeps.wandb_sweep.definition:read_definition",
+            "sweeps.wandb_sweep.parameters:read_parameters",
+            "sweeps.wandb_sweep.run:_created",
+            "sweeps.wandb_sweep.run:_open_folder",
+            "sweeps.wandb_sweep.run:_refuse_offline",
+            "sweeps.wandb_sweep.run:_refuse_other_contents",
+            "sweeps.wandb_sweep.run:_refuse_several_values",
+            "sweeps.wandb_sweep.run:_stored",
+            "sweeps.wandb_sweep.settings:WandbSweepSettings.__post_init__",
+            "tracking.wandb_sweep:SweepServer.read",
+        ),
+        _WANDB_SWEEP,  # test_wandb_sweep_definition.py reads what they say
+    ),
     **dict.fromkeys(
         (
             "adapters.attach:_refuse_other_parts",
