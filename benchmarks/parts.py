@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+from hydratune.models.row_packing import Level, RowPacking
+
 
 @dataclass(frozen=True)
 class Part:
@@ -20,6 +22,11 @@ class Part:
 def _nothing(model: Any) -> Any:
     """Leaves the model as it is."""
     return None
+
+
+def _padded(model: Any) -> RowPacking:
+    """Has rows padded."""
+    return RowPacking(Level.padded, "left out")
 
 
 PARTS = {
@@ -38,7 +45,7 @@ PARTS = {
         replaced={"hydratune.training.micro_pack_loss.plain_head": _nothing}
     ),
     "packing (rows are padded)": Part(
-        replaced={"hydratune.training.micro_pack_loss.supports_packing": lambda model: "left out"}
+        replaced={"hydratune.training.micro_pack_loss.row_packing": _padded}
     ),
 }
 

@@ -189,8 +189,12 @@ def casts(objective: Objective, examples: list[Encoded]) -> int:
 def test_only_the_main_process_answers_and_every_rank_monitors_its_metrics() -> None:
     sent: list[Any] = []
     of_main = {"val/field_f1": Measured(0.25, (0.1, 0.4))}
+    shown: list[dict[str, float]] = []
     record: Any = SimpleNamespace(
-        rows=[{"step": 2}], write=lambda trainer: None, count_as_answering=lambda seconds: None
+        rows=[{"step": 2}],
+        write=lambda trainer: None,
+        count_as_answering=lambda seconds: None,
+        ticker=SimpleNamespace(advance=lambda *counts, **numbers: shown.append(numbers)),
     )
     monitor = Monitor("val/field_f1", lower=False)
     callback = AnswerValidation(
@@ -209,6 +213,7 @@ def test_only_the_main_process_answers_and_every_rank_monitors_its_metrics() -> 
         callback.on_validation_end(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
     assert sent == [{}] and float(trainer.callback_metrics["val/field_f1"]) == 0.25
     assert record.rows == [{"step": 2, "val/field_f1": 0.25}]
+    assert shown == [{"validation field F1": 0.25}]
 
 
 def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def test_a_second_class_of_one_name_is_refused_from_python(site: Path) -> None:
         ),
         (
             ["trainer.callbacks=[counter]", "trainer.callback_settings.counter.file=x"],
-            "added with a plus sign: +trainer.callback_settings.counter.file=x",
+            "added with +: +trainer.callback_settings.counter.file=x",
         ),
     ],
 )

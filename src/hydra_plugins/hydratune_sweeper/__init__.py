@@ -102,6 +102,9 @@ class GridSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra's class is untyp
             remove_folder_of_refused(Path(str(self.config.hydra.sweep.dir)).absolute())
             raise
 
+    def validate_batch_is_legal(self, batch: Any) -> None:
+        """Do nothing: the launcher composes and checks every job before it runs any."""
+
 
 class SearchSweeper(Sweeper):
     """Runs the trials of a search, see ``hydratune.sweeps.search``."""

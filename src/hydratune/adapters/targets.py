@@ -13,6 +13,7 @@ from peft import utils as peft_utils
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hydratune.adapters import skipped_layers
 from hydratune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def targets(model: PreTrainedModel, adapter: "LayerAdapter") -> dict[str, torch.
         raise ConfigError(unclear)
     head = model.get_output_embeddings()
     # the head is only trained if it is named
-    body = [name for name, module in linears.items() if module is not head]
+    skipped = skipped_layers.skipped(model, adapter, linears)
+    body = [n for n, module in linears.items() if module is not head and n not in skipped]
     problems = [
         *glob_like("adapter.target_modules", choice, linears),
         *glob_like("adapter.exclude_modules", adapter.exclude_modules, linears),
@@ -357,9 +359,10 @@ def for_peft(model: PreTrainedModel, adapter: "LayerAdapter") -> str | list[str]
     choice = target_patterns(model, adapter)
     if adapter.exclude_modules or adapter.layers_to_transform is not None:
         return sorted(targets(model, adapter))
-    if choice == [ALL_LINEAR]:
-        return ALL_LINEAR
     linears = linear_layers(model)
+    if choice == [ALL_LINEAR]:
+        skips = skipped_layers.takes_more(model, adapter, linears)
+        return sorted(targets(model, adapter)) if skips else ALL_LINEAR
     plain = all(
         p != ALL_LINEAR and any(n == p or n.endswith(f".{p}") for n in linears) for p in choice
     )

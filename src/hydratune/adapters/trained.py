@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 
 from hydratune.adapters.base import peft_methods
+from hydratune.adapters.skipped_layers import expert_weights
 from hydratune.adapters.targets import layer_number
 
 _BASE = "base_model.model."
@@ -90,6 +91,7 @@ def _adapter_parts(model: PeftModel) -> Iterator[tuple[str, list[str]]]:
     modules = _own_modules(model)
     yield "single tokens of:", [n for n, m in modules if isinstance(m, TrainableTokensWrapper)]
     yield "biases of:", _trained_biases(model)
+    yield "not trained: the experts'", _without_base_layers(expert_weights(model))
 
 
 def _trained_biases(model: PeftModel) -> list[str]:
@@ -100,6 +102,11 @@ def _trained_biases(model: PeftModel) -> list[str]:
         for name in names
         if name.endswith("bias") and ".modules_to_save." not in name and "lora_" not in name
     )
+
+
+def _without_base_layers(names: Iterable[str]) -> list[str]:
+    """Return names of parameters as they are in the base model."""
+    return [name.removeprefix(_BASE).replace(".base_layer", "") for name in names]
 
 
 def _without_ends(names: Iterable[str]) -> list[str]:

@@ -18,6 +18,7 @@ from hydratune.console import progress
 from hydratune.evaluation.batches import run_batches
 from hydratune.models.attention import NAME, supports_packing
 from hydratune.models.compute import as_trained, deterministic_if_possible
+from hydratune.models.row_packing import Reading, row_packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -159,7 +160,9 @@ class _Layout:
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.device = next(model.parameters()).device
         settings = getattr(model, "active_peft_config", None)
-        self.one_by_one = settings is not None and settings.is_prompt_learning
+        self.one_by_one = (settings is not None and settings.is_prompt_learning) or row_packing(
+            self.base
+        ).reading is not Reading.batches
         self.packs = (
             not self.one_by_one
             and self.base.config._attn_implementation == NAME
@@ -175,7 +178,7 @@ class _Layout:
         (only,) = spans
         ids = torch.tensor([only.inputs], device=self.device)
         output = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(only.target))
-        return [output.logits[0]]
+        return [output.logits[0, -len(only.target) :]]
 
     def _packed(self, spans: Sequence[ScoredSpan]) -> Sequence[torch.Tensor]:
         lengths = tuple(len(span.inputs) for span in spans)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from hydratune.console import Ticker, progress
 from hydratune.evaluation.batches import HalvingBatches, batches_of, run_batches
@@ -19,6 +20,7 @@ from hydratune.evaluation.constrained import Guide, Guided
 from hydratune.evaluation.prompt_reader import PromptReader, ReservedLayer, Tokens
 from hydratune.models.compute import as_trained, autocast_of, deterministic_if_possible
 from hydratune.models.memory_plan import SCORED_TOGETHER, SCORED_TOKENS, generation_tokens
+from hydratune.models.row_packing import Reading
 from hydratune.training.arithmetic import Arithmetic, CastWeights
 from hydratune.training.lean_linears import lora_weights
 from hydratune.training.patches import ModelPatches
@@ -67,7 +69,8 @@ def answer(
         return []
     reader = _read_beginning(model, prompts, pad, pool)
     # padding after virtual tokens would count in a layer's window
-    at_most = batch_size if reader.virtual is None else 1
+    in_batches = reader.virtual is None and reader.reading is Reading.batches
+    at_most = batch_size if in_batches else 1
     limit = batch_tokens or generation_tokens(model)
     on_gpu = reader.device.type != "cpu"
     copied = 1 / model.config.get_text_config().num_hidden_layers if on_gpu else 0.0
@@ -212,6 +215,8 @@ def _keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
     for layer in cache.layers:
         if isinstance(layer, ReservedLayer):
             layer.keep_rows(rows)
+        elif isinstance(layer, LinearAttentionCacheLayerMixin):  # has no other way
+            layer.reorder_cache(rows)
         else:
             layer.batch_select_indices(rows)
 
@@ -261,7 +266,7 @@ def _score_without_cache(reader: PromptReader, prompt: Tokens, target: Tokens) -
     """
     ids = torch.tensor([[*prompt, *target[:-1]]], device=reader.device)
     logits = reader.whole(input_ids=ids, use_cache=False, logits_to_keep=len(target)).logits[0]
-    return _nll(logits, target).item()
+    return _nll(logits[-len(target) :], target).item()
 
 
 def _nll(logits: torch.Tensor, target: Tokens) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from hydratune.models.attention import can_share_prefix, in_one_dtype, supports_packing
+from hydratune.models.attention import in_one_dtype, supports_packing
+from hydratune.models.row_packing import Reading, can_share_cache, row_packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,6 +83,14 @@ def _in_dtype_of_attention(keys: torch.Tensor, values: torch.Tensor) -> KeysAndV
     return keys, values
 
 
+class WholeRow(DynamicCache):  # type: ignore[misc] # transformers has no types
+    """One row that a model without a usable cache reads again for every token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: torch.Tensor | None = None  # (1, tokens) read so far
+
+
 class PromptReader:
     """A model that has read what comes before all prompts, and reads batches from there on.
 
@@ -93,14 +102,15 @@ class PromptReader:
     def __init__(self, model: "PreTrainedModel", prompts: Sequence[Tokens], pad: int) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.whole, self.pad, self.device = model, pad, next(model.parameters()).device
-        self.plain_layers = all(
+        self.plain_layers = row_packing(base).reading is not Reading.whole_rows and all(
             type(layer) is DynamicLayer for layer in DynamicCache(config=base.config).layers
         )
         virtual = _virtual_tokens(model)
         self.model = model if virtual is None else base  # the virtual tokens are in the cache
-        shares = can_share_prefix(base)
+        shares = can_share_cache(base)
         self.packs = shares and supports_packing(base) is None
         self.prefix = common_prefix(prompts) if shares else []
+        self.reading = row_packing(base).reading
         self.virtual = None if shares else virtual
         self.shared_tokens = 0
         self.options: dict[str, list[KeysAndValues]] = {}
@@ -121,6 +131,8 @@ class PromptReader:
 
         Layers with a window of their own keep the kind that transformers gives them.
         """
+        if self.reading is Reading.whole_rows:
+            return WholeRow()
         cache = DynamicCache(config=self.model.config)
         if self.plain_layers:
             cache.layers = [ReservedLayer(capacity) for _ in cache.layers]
@@ -195,6 +207,12 @@ class PromptReader:
 
         ``mask`` is (rows, held + new); ``last=0`` returns the logits of all new tokens.
         """
+        if isinstance(cache, WholeRow):
+            cache.ids = ids if cache.ids is None else torch.cat([cache.ids, ids], dim=1)
+            ones = torch.ones_like(cache.ids)
+            output = self.model(input_ids=cache.ids, attention_mask=ones, use_cache=False)
+            new: torch.Tensor = output.logits[:, -(last or ids.shape[1]) :]
+            return new
         positions = (self.shared_tokens + mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         logits: torch.Tensor = self.model(
             input_ids=ids,

@@ -30,6 +30,7 @@ from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import DecideConfig, TrainConfig
 from hydratune.settings.evaluation import Task
+from hydratune.settings.overrides import typed_overrides
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,7 +76,10 @@ def choose_settings(config: DecideConfig) -> tuple[TrainConfig, RunDirectory | N
 
 
 def _refuse_settings_beside_run() -> None:
-    keys = [text.split("=")[0].lstrip("+~") for text in HydraConfig.get().overrides.task]
+    keys = [
+        text.split("=")[0].lstrip("+~")
+        for text in typed_overrides(HydraConfig.get().overrides.task)
+    ]
     conflicts = [key for key in keys if key.split(".")[0] in _SETTINGS_OF_RUN]
     if conflicts:
         why, fix = "run=DIR brings its own settings", "leave one of the two out"

@@ -39,6 +39,7 @@ from hydratune.records.status import State, Status
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import CommandConfig, Resume, TrainConfig
 from hydratune.settings.data import DataConfig
+from hydratune.settings.overrides import typed_overrides
 from hydratune.settings.registry import typed
 from hydratune.settings.secrets import mask
 from hydratune.settings.used_parts import only_in_this_process, part_that_raised
@@ -89,7 +90,7 @@ def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], 
         listen()
         finished = directory.read_status() if directory.is_finished() else None
         begin(config, directory)
-        write_hydra_files(directory, composed, settings, list(settings.overrides.task))
+        write_hydra_files(directory, composed, settings, typed_overrides(settings.overrides.task))
         with _restored_if_untrained(directory, finished), recorded(config, directory):
             load()(config, directory)
 
@@ -111,7 +112,7 @@ def _complete(config: TrainConfig, directory: RunDirectory, settings: HydraConf)
     """Return ``config`` with its name, and with what it takes from an earlier run or adapter."""
     config.name = config.name or str(settings.runtime.choices["data"])
     _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory)
-    overrides = list(settings.overrides.task)
+    overrides = typed_overrides(settings.overrides.task)
     if config.resume is Resume.extend:
         config = extension.settings(config, directory, overrides)
     use_saved_settings(config, overrides)

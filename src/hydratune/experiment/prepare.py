@@ -20,6 +20,7 @@ from hydratune.experiment.context import Resources, RunContext
 from hydratune.experiment.job import Job
 from hydratune.models import loading
 from hydratune.models.compute import Compute, compute_of
+from hydratune.models.router_loss import refuse_router_loss
 from hydratune.models.turn_ends import of_model
 from hydratune.records.files import Json
 from hydratune.records.run_directory import is_main_process
@@ -124,6 +125,7 @@ def _load_base(config: TrainConfig, compute: Compute) -> _Base:
     source = loading.locate(config.model)
     tokenizer = loading.load_tokenizer(config.model, source)
     model = loading.load_model(config.model, source, compute)
+    refuse_router_loss(config.model, model.config)
     model = attach.prepare_quantised(model, config.model.quantization)
     return _Base(loading.identified(source, config.model, model), tokenizer, model)
 

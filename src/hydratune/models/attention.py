@@ -304,9 +304,9 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def can_share_prefix(model: PreTrainedModel) -> bool:
-    """Return whether one prefix can serve all rows: our attention in every layer, and no window
-    that would cut the prefix.
+def shares_prefix_by_config(model: PreTrainedModel) -> bool:
+    """Return whether one prefix can serve all rows, as far as the model's config says: our
+    attention in every layer, and no window that would cut the prefix.
     """
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
     windowed = getattr(model.config.get_text_config(), "sliding_window", None) and any(

@@ -24,9 +24,8 @@ from transformers.utils import logging as transformers_logging
 from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.reader import Reader
 from hydratune.errors import ConfigError, Problem
-from hydratune.models.attention import NAME as ATTENTION
-from hydratune.models.attention import supports_packing
 from hydratune.models.compute import Compute, remember_autocast
+from hydratune.models.packing_trial import UnsupportedModelError, choose
 from hydratune.models.tools_template import tools_template
 from hydratune.models.turn_ends import add_missing_eos, turn_ends
 from hydratune.settings.model import ModelConfig, Quantization, Source
@@ -92,8 +91,12 @@ def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrain
     if quantised:
         options["quantization_config"] = _quantization(model.quantization, compute.weights)
     loaded: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, model, source, **options)
-    if supports_packing(loaded) is None:
-        loaded.set_attn_implementation(ATTENTION)
+    try:
+        choose(loaded)
+    except UnsupportedModelError as error:
+        key, value = model.own_name()
+        fix = "choose a causal language model; docs/architectures.md lists what can be trained"
+        raise ConfigError([Problem(key, value, str(error), fix)]) from error
     remember_autocast(loaded, compute.autocast)
     return loaded.eval()
 

@@ -153,12 +153,21 @@ def bytes_per_generated_token(config: "PretrainedConfig", itemsize: int) -> int:
     activations of one layer.
     """
     width: int = config.hidden_size
-    heads: int = config.num_attention_heads
-    key_heads: int = getattr(config, "num_key_value_heads", None) or heads
-    head: int = getattr(config, "head_dim", None) or width // heads
-    inner: int = getattr(config, "intermediate_size", None) or 4 * width
+    heads: int = getattr(config, "num_attention_heads", None) or max(1, width // 64)
+    key_heads = _size(config, "num_key_value_heads") or heads
+    head = _size(config, "head_dim") or width // heads
+    inner = _size(config, "intermediate_size") or 4 * width
     cached = 2 * config.num_hidden_layers * key_heads * head
     return itemsize * (2 * cached + 6 * width + 3 * inner)
+
+
+def _size(config: "PretrainedConfig", name: str) -> int | None:
+    """Return a size in ``config``; of one that differs between layers, that of most of them."""
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:
+        value = config.to_dict().get(name)
+    return value if isinstance(value, int) else None
 
 
 def prefix_share(config: "PretrainedConfig") -> float:
@@ -169,10 +178,10 @@ def prefix_share(config: "PretrainedConfig") -> float:
     keeps them, beside two activations of the inner width and about eight of the width.
     """
     width: int = config.hidden_size
-    heads: int = config.num_attention_heads
-    key_heads: int = getattr(config, "num_key_value_heads", None) or heads
-    head: int = getattr(config, "head_dim", None) or width // heads
-    inner: int = getattr(config, "intermediate_size", None) or 4 * width
+    heads: int = getattr(config, "num_attention_heads", None) or max(1, width // 64)
+    key_heads = _size(config, "num_key_value_heads") or heads
+    head = _size(config, "head_dim") or width // heads
+    inner = _size(config, "intermediate_size") or 4 * width
     return 2 * key_heads * head / (2 * inner + 8 * width)
 
 

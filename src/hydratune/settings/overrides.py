@@ -5,6 +5,18 @@ import shlex
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import ListConfig, OmegaConf
+
+
+def typed_overrides(overrides: object) -> list[str]:
+    """Return the overrides that Hydra recorded as they were typed.
+
+    Interpolations in them are of a job, and cannot be resolved where they are recorded.
+    """
+    if isinstance(overrides, ListConfig):
+        overrides = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(overrides, list)
+    return [str(override) for override in overrides]
 
 
 def as_typed(key: str, value: object) -> str:

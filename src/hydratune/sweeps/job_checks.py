@@ -25,6 +25,7 @@ from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import HYDRA_FILE, SWEEP_FILE, SweepJob, varying
 from hydratune.settings.commands import Resume, TrainConfig, load
+from hydratune.settings.overrides import typed_overrides
 from hydratune.settings.registry import all_variants, plain, typed
 from hydratune.settings.used_parts import only_in_this_process
 from hydratune.sweeps.options import PackOptions
@@ -200,7 +201,8 @@ def _hydra_problems(
     chosen = " ".join(overrides)
     fix = "type hydra/{0}={1} for the whole sweep, or leave it out of the file"
     files = _launchers_in_files(context, composed)
-    is_typed = any(text.startswith("hydra/launcher=") for text in sweep.hydra.overrides.hydra)
+    typed = typed_overrides(sweep.hydra.overrides.hydra)
+    is_typed = any(text.startswith("hydra/launcher=") for text in typed)
     for file, name in files.items():
         if name != sweep.hydra.runtime.choices["hydra/launcher"] and not is_typed:
             why = f"{file} chooses it, and a file cannot: train.yaml has chosen one before"

@@ -85,7 +85,8 @@ class GatedDown(torch.autograd.Function):
         (y,), terms = low_rank_forward(rows, [linear], shares, flat, arithmetic)
         save_terms(ctx, (gate, up), terms)
         ctx.activation, ctx.linear, ctx.elementwise = activation, linear, elementwise
-        return y.view(*gate.shape[:-1], -1)
+        # autograd takes it for a new tensor, so that a model may change it in place
+        return torch.ops.aten._unsafe_view(y, (*gate.shape[:-1], y.shape[-1]))
 
     @staticmethod
     @once_differentiable

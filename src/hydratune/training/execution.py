@@ -149,8 +149,10 @@ class Execution:
         if held is not None and has_one_autograd_thread(self.device):
             self._prefixes[self.plan[number].group].wait_for_gradients()
         leaves = self._views[number].leaves if number in self._views else []
-        gradients = torch.autograd.grad(loss, [*parameters, *leaves])
-        return loss.detach(), gradients[: len(parameters)]
+        # no token may have reached an expert, and no text reaches layers for images
+        gradients = torch.autograd.grad(loss, [*parameters, *leaves], allow_unused=True)
+        own = zip(gradients, parameters, strict=False)  # those of leaves follow
+        return loss.detach(), tuple(torch.zeros_like(p) if g is None else g for g, p in own)
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,17 @@ class LeanNorm:
     eps: float
     adds_one: bool  # it scales by 1 + its weight, as Gemma does
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the norm of x (..., width)."""
+    def forward(self, x: torch.Tensor, *others: object, **options: object) -> torch.Tensor:
+        """Return the norm of x (..., width); with a gate or in groups as the module has it."""
         if (
-            not torch.is_grad_enabled()
+            others
+            or options
+            or x.shape[-1] != len(self.module.weight)
+            or not torch.is_grad_enabled()
             or not x.requires_grad
             or torch.is_autocast_enabled(x.device.type)
         ):
-            output: torch.Tensor = type(self.module).forward(self.module, x)
+            output: torch.Tensor = type(self.module).forward(self.module, x, *others, **options)
             return output
         weight = self.module.weight + 1 if self.adds_one else self.module.weight
         elementwise = current_step().arithmetic.elementwise
@@ -71,7 +74,7 @@ def lean_norm(module: torch.nn.Module) -> LeanNorm | None:
                 expected = module(x)
                 normed = RmsNorm.apply(x, scale, eps)  # type: ignore[no-untyped-call]
                 same = torch.allclose(expected, normed, rtol=1e-3, atol=1e-4)
-            except (RuntimeError, TypeError):
+            except (RuntimeError, TypeError, AttributeError):
                 return None
         if same:
             return LeanNorm(module, eps, adds_one)

@@ -248,7 +248,8 @@ class LoraFunction(torch.autograd.Function):
         outputs, terms = low_rank_forward(rows, linears, shares, flat, arithmetic)
         save_terms(ctx, [rows] if terms else [], terms)
         ctx.linears, ctx.shape = linears, x.shape
-        return tuple(y.view(*x.shape[:-1], -1) for y in outputs)
+        # autograd takes these for new tensors, so that a model may change them in place
+        return tuple(torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1])) for y in outputs)
 
     @staticmethod
     @once_differentiable

@@ -143,7 +143,12 @@ class BaseReplica:
             if not first.gradients:
                 return [(loss, ()) for loss in losses.unbind()]
             leaves = [leaf for trial in trials for leaf in trial.leaves]
-            remaining = iter(torch.autograd.grad(losses.sum(), leaves))
+            gradients = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+            filled = [
+                torch.zeros_like(leaf) if g is None else g
+                for g, leaf in zip(gradients, leaves, strict=True)
+            ]
+            remaining = iter(filled)
             return [
                 (loss, [next(remaining) for _ in trial.leaves])
                 for loss, trial in zip(losses.detach().unbind(), trials, strict=True)

@@ -4,7 +4,9 @@ The loss itself is in ``losses.py``; which micro-packs there are, in ``plan.py``
 they are computed, and their gradients, in ``execution.py``.
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +15,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hydratune.data.encoding.encoded import Encoded
-from hydratune.models.attention import supports_packing
 from hydratune.models.compute import as_trained, deterministic_if_possible, to_device
+from hydratune.models.row_mixers import rows_end_to_end
+from hydratune.models.row_packing import Level, row_packing
 from hydratune.training.frozen import StoredStates
 from hydratune.training.losses import PLAIN, LossOptions, head_loss, logit_loss
 from hydratune.training.packing import PackedRows, pack_rows
@@ -41,11 +44,15 @@ class MicroPackLoss:
         has_prompts = base is not model and model.active_peft_config.is_prompt_learning
         self.model = model if has_prompts else base
         self.base = base
-        self.padding_reason = (
-            "the adapter puts virtual tokens before every row"
-            if has_prompts
-            else supports_packing(base)
-        )
+        self.packing = row_packing(base)
+        self.padding_reason = self.packing.reason
+        if has_prompts:
+            self.padding_reason = "the adapter puts virtual tokens before every row"
+        elif checkpointing and not self.packing.by_argument:
+            self.padding_reason = (
+                f"{type(base).__name__} does not hand the lengths of rows on to its layers, which"
+                " activation checkpointing computes again"
+            )
         self.loss_positions = loss_positions
         self.neftune_alpha, self.checkpointing = neftune_alpha, checkpointing
         self.head = plain_head(base) if self.padding_reason is None else None
@@ -75,8 +82,7 @@ class MicroPackLoss:
         if holds is not None:
             inputs["record"] = holds.record
         if self.head is None:
-            with computing(step):
-                logits = self.model(**inputs, logits_to_keep=packed.predicts).logits[0]
+            logits = self._logits(packed, inputs, step)
             return logit_loss(logits, packed.targets, loss_options)
         states = self._last_states(packed, micro, inputs, step)[packed.predicts]
         counts = (len(packed.targets),)
@@ -88,19 +94,39 @@ class MicroPackLoss:
         self, packed: PackedRows, micro: MicroPack, inputs: Mapping[str, object], step: StepContext
     ) -> torch.Tensor:
         """Return the last hidden states (tokens, width), right where a token is predicted."""
-        if not self.checkpointing:  # else layers are computed again when the step has ended
+        # layers that are computed again when the step has ended, or on one row, compute all of it
+        whole = self.packing.level is Level.layers or not self.packing.ends_once
+        if not self.checkpointing and not whole:
             step = replace(step, needed=packed.predicts)
         if self.stored is not None:
             parts = [(row, micro.prefix, len(row.ids) - 1) for row in micro.rows]
             if "record" in inputs:
                 parts.insert(0, (micro.rows[0], 0, micro.prefix))
             step = replace(step, entering=self.stored.states(parts, self.model.device))
-        with computing(step):
+        with self._computing(step, packed):
             states: torch.Tensor = self.model.base_model(**inputs).last_hidden_state
         return states[0]
 
+    def _logits(
+        self, packed: PackedRows, inputs: Mapping[str, object], step: StepContext
+    ) -> torch.Tensor:
+        """Return the logits (targets, vocabulary) right where a token is predicted."""
+        keeps = "logits_to_keep" in inspect.signature(self.base.forward).parameters
+        with self._computing(step, packed):
+            if keeps:
+                return self.model(**inputs, logits_to_keep=packed.predicts).logits[0]
+            return self.model(**inputs).logits[0, packed.predicts]
+
+    @contextmanager
+    def _computing(self, step: StepContext, packed: PackedRows) -> Iterator[None]:
+        lengths: AbstractContextManager[None] = nullcontext()
+        if not self.packing.by_argument:
+            lengths = rows_end_to_end(packed.row_lengths)
+        with computing(step), lengths:
+            yield
+
     def _inputs(self, packed: PackedRows, generator: torch.Generator | None) -> dict[str, Any]:
-        inputs = packed.inputs()
+        inputs = packed.inputs(self.packing)
         if self.neftune_alpha > 0 and torch.is_grad_enabled():
             ids = inputs.pop("input_ids")
             inputs["inputs_embeds"] = self.noisy_embeddings(ids, packed.row_lengths, generator)
@@ -147,11 +173,12 @@ def plain_head(model: PreTrainedModel) -> torch.Tensor | None:
     if not torch.is_floating_point(head.weight) or model.base_model is model:
         return None
     ids = torch.arange(3, device=model.device)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     modes = {module: module.training for module in model.modules()}
     model.eval()  # two passes with dropout would differ
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-        expected = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        logits = model(**inputs).logits
+        expected = head(model.base_model(**inputs).last_hidden_state)
     for module, mode in modes.items():
         module.training = mode
     return head.weight if logits.shape == expected.shape and torch.equal(logits, expected) else None

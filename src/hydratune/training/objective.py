@@ -15,10 +15,11 @@ import torch
 
 from hydratune.console import console
 from hydratune.data.encoding.encoded import Encoded
+from hydratune.errors import ConfigError, Problem
 from hydratune.models import hardware
-from hydratune.models.attention import can_share_prefix
 from hydratune.models.compute import as_trained, deterministic_if_possible, is_out_of_memory
 from hydratune.models.memory_plan import CPU_LOSS_POSITIONS, prefix_share, release_memory
+from hydratune.models.row_packing import can_share_prefix
 from hydratune.training.arithmetic import Arithmetic, CastWeights
 from hydratune.training.elementwise import EAGER, Elementwise
 from hydratune.training.execution import Execution, Merging, PassOptions
@@ -92,6 +93,8 @@ class Objective:
             return None
         if loss.head is None or loss.checkpointing or loss.neftune_alpha:
             return None
+        if loss.packing.row_by_row or not loss.packing.ends_once:
+            return None
         adapter = trial_adapter(loss.base, self.parameters())
         if adapter is None or not pool.replica.accepts(adapter):
             return None
@@ -153,6 +156,8 @@ class Objective:
         """
         loss = self.micro_pack_loss
         if loss.head is None or loss.checkpointing or loss.neftune_alpha:
+            return 0
+        if not loss.packing.enters_anywhere:
             return 0
         options = StoreOptions(limit, self.micro_tokens, self.workers, self._shared, advance)
         loss.stored = stored_states(self.model, rows, identity, loss.states_below, options)
@@ -309,4 +314,8 @@ def _checkpoint_activations(base: "PreTrainedModel") -> None:
         getattr(base, "activation_checkpointing_enable", None)
         or base.gradient_checkpointing_enable  # its name before 5.23
     )
-    enable({"use_reentrant": False})
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:  # the architecture cannot
+        key, fix = "trainer.gradient_checkpointing", "set trainer.gradient_checkpointing=false"
+        raise ConfigError([Problem(key, True, str(error), fix)]) from error

@@ -8,6 +8,7 @@ import torch
 
 from hydratune.data.encoding.encoded import Encoded
 from hydratune.models.compute import to_device
+from hydratune.models.row_packing import OUR_ATTENTION, RowPacking, packed_inputs
 
 
 @dataclass(frozen=True)
@@ -20,21 +21,9 @@ class PackedRows:
     predicts: torch.Tensor  # (targets,) positions whose next token is trained
     targets: torch.Tensor  # (targets,)
 
-    def inputs(self) -> dict[str, Any]:
-        """Return the arguments for a transformers model with our attention.
-
-        A 4-D mask is handed through to the attention function untouched, which ignores it: no mask
-        is built.
-        """
-        return {
-            "input_ids": self.input_ids,
-            "position_ids": self.position_ids,
-            "attention_mask": torch.zeros(
-                1, 1, 1, 1, dtype=torch.bool, device=self.input_ids.device
-            ),
-            "row_lengths": self.row_lengths,
-            "use_cache": False,
-        }
+    def inputs(self, packing: RowPacking = OUR_ATTENTION) -> dict[str, Any]:
+        """Return the arguments for a transformers model."""
+        return packed_inputs(self.input_ids, self.position_ids, self.row_lengths, packing)
 
 
 def pack_rows(

@@ -31,6 +31,7 @@ from hydratune.records.sweep import (
     write_sweep,
 )
 from hydratune.settings.commands import Resume
+from hydratune.settings.overrides import typed_overrides
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TrackingConfig
 from hydratune.sweeps.job_checks import refuse_other_environment
@@ -186,7 +187,8 @@ def _settings(words: Sequence[str]) -> tuple[str, ...]:
 
 def _set_folder(config: DictConfig, place: WandbSweep) -> None:
     """Use the folder that has trials of this sweep already, unless the user has chosen one."""
-    if any(str(word).startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
+    typed = typed_overrides(config.hydra.overrides.hydra)
+    if any(word.startswith("hydra.sweep.dir=") for word in typed):
         return
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     for file in sorted(folder.parent.glob(f"*/{SWEEP_FILE}")):
