@@ -1,5 +1,6 @@
 """docs/extending.md: its package and its command, as they are written there."""
 
+import csv
 import json
 import re
 import shlex
@@ -66,6 +67,17 @@ def test_a_pack_calls_callbacks_and_compare_says_where_they_differ(hydratune: Co
     assert list(map(len, steps)) == [2, 1]
     code, text = hydratune("compare", "sweep")
     assert code == 0 and "trainer.callback_settings.stop_at.loss=100" in text, text
+
+
+def test_a_callback_may_stop_a_run_that_monitors_a_metric_of_answers(hydratune: Command) -> None:
+    """The validation at its end was not planned, and is measured like the others."""
+    others = [word for word in words_of_the_page() if "callback_settings" not in word]
+    stop = "+trainer.callback_settings.stop_at.loss=100"
+    monitor = ("trainer.monitor=val/exact_match", "evaluation.validation_rows=3")
+    code, text = hydratune("train", *SMALL, *others, stop, *monitor, "hydra.run.dir=run")
+    assert code == 0, text
+    (row,) = csv.DictReader(Path("run/history.csv").read_text().splitlines())
+    assert row["step"] == "1" and row["val/loss"] and row["val/exact_match"]
 
 
 def test_a_part_without_a_package(hydratune: Command) -> None:

@@ -61,6 +61,10 @@ def test_rungs(min_steps: int, eta: int, total: int, rungs: list[int]) -> None:
                 "no job is halved while min_steps is not set",
             ],
         ),
+        (
+            {"metric": "eval/field_f1"},
+            ["halving.metric = eval/field_f1", "set trainer.monitor=val/field_f1"],
+        ),
         ({"min_steps": 0, "eta": 1}, ["halving.min_steps = 0", "halving.eta = 1"]),
         (
             {"min_steps": 5, "metric": "eval/rouge", "kind": "hyper"},
@@ -311,6 +315,15 @@ def test_jobs_within_the_interval_of_the_last_one_are_ordered_by_their_loss(
     }
     assert best_of(scores, count, F1) == best
     assert best_of(scores, count, Monitor()) == ["b", "c", "d", "a"][:count]
+
+
+def test_an_interval_need_not_contain_its_value() -> None:
+    scores = {
+        "a": RungScore(0.2, 0.9, (0.95, 0.97)),
+        "b": RungScore(0.1, 0.5, (0.6, 0.7)),
+        "c": RungScore(0.3, 0.1, (0.1, 0.1)),
+    }
+    assert best_of(scores, 1, F1) == ["a"] and best_of(scores, 2, F1) == ["a", "b"]
 
 
 def test_halving_keeps_the_job_with_the_highest_metric_and_equal_ones_by_their_loss() -> None:

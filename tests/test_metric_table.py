@@ -58,6 +58,8 @@ def test_a_metric_without_a_row_has_the_documented_defaults() -> None:
     assert metric_table.find("eval/my_own") is None
     assert metric_table.title("base/my_own") == "base: my own"
     assert metric_table.unit("eval/my_own") is Unit.number
+    assert metric_table.title("val/my_own") == "validation my own"
+    assert metric_table.title("other/my_own") == "other: my own"
     assert metric_table.lower_is_better("eval/my_own") is None
     assert metric_table.lower_is_better("other/nll") is True
     assert metric_table.lower_is_better("cost/euros") is True

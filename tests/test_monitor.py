@@ -1,5 +1,6 @@
 """``trainer.monitor``: which metric of the validation rows chooses checkpoints and runs."""
 
+import html
 import json
 import re
 import shlex
@@ -114,6 +115,12 @@ def test_the_weights_of_the_best_validation_are_kept(hydratune: Command, tmp_pat
     )
     assert sentence in text and "answering them took" in text, text
     assert "of that point are kept" not in text
+    # it is a choice of the worst weights, and the page says the same of them
+    assert "trainer.monitor=val/nll:max keeps the worst weights" in text, text
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    low, high = metrics["intervals"]["val/nll"]
+    value = f"validation NLL per token {losses[0]:.3f} [{low:.3f}, {high:.3f}]"
+    assert value in page and value in text and sentence in page
 
     code, text = hydratune("train", *RUN, WORST[2], f"hydra.run.dir={tmp_path}/by_loss")
     assert code == 0 and "would have kept" not in text, text
@@ -268,6 +275,7 @@ def test_a_search_never_chooses_by_the_test_rows(hydratune: Command, tmp_path: P
     place = f"hydra.sweep.dir={tmp_path}/search"
     code, text = hydratune(*words, place, "hydra.sweeper.objectives=eval/field_f1:max")
     assert code == 2 and "test rows" in text, text
+    assert "leave out hydra.sweeper.objectives, and choose" in text, text
     advice = re.findall(r"trainer\.monitor=\S+", text)[-1]
     assert advice == "trainer.monitor=val/field_f1"
     code, text = hydratune(*words, place, "hydra.sweeper.objectives=val/field_f1:max")

@@ -71,6 +71,20 @@ def test_runs_that_the_validation_rows_cannot_distinguish(tmp_path: Path) -> Non
     assert "of the same validation and test rows" in text
 
 
+def test_the_ranking_shows_the_interval_of_what_it_ranks_by(tmp_path: Path) -> None:
+    file = monitored_run(tmp_path / "a", hits(20), 0.9, lr=1e-3) / "metrics.json"
+    metrics = json.loads(file.read_text())
+    value = metrics[METRIC]
+    metrics["intervals"] = {METRIC: [value - 0.1, value + 0.1]}
+    file.write_text(json.dumps(metrics))
+    monitored_run(tmp_path / "b", hits(20), 0.1, lr=1e-4)
+    result = compared(tmp_path)
+    scores = {entry.runs[0].name: entry.runs[0] for entry in result.ranked}
+    edges = f"[{100 * (value - 0.1):.1f}, {100 * (value + 0.1):.1f}]"
+    assert describe_score(scores["a"], result.by) == f"{100 * value:.1f} {edges}"
+    assert describe_score(scores["b"], result.by) == f"{100 * value:.1f}"
+
+
 def test_equal_values_are_ranked_by_the_validation_loss(tmp_path: Path) -> None:
     monitored_run(tmp_path / "a", hits(20), 0.9, lr=1e-3)
     monitored_run(tmp_path / "b", hits(20), 0.1, lr=1e-4)

@@ -213,7 +213,10 @@ def title(key: str) -> str:
         name = _on_validation(key) if run_metric(key) is None else ""
         if name and row is not None:
             return f"validation {row.title.format(name.partition('/')[2])}"
-        return row.title if row is not None else key.replace("/", ": ").replace("_", " ")
+        if row is not None:
+            return row.title
+        plain = key.replace("/", ": ").replace("_", " ")
+        return plain.replace(f"{VALIDATION}: ", "validation ", 1) if name else plain
     own = row.title.format(name.partition("/")[2]) if row is not None else name.replace("_", " ")
     return f"{_system_prefix(system)}{own}"
 

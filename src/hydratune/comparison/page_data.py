@@ -56,7 +56,7 @@ class RunData(TypedDict):
     state: str
     against: str
     objective: float | None
-    outside: str  # what is shown instead of a score, for a run that is not ranked
+    shown: str  # the score with its interval; of a run that is not ranked, what is shown instead
     settings: dict[str, Scalar]
     cells: dict[str, str]  # the settings as they are shown
     measured: dict[str, float]
@@ -140,7 +140,7 @@ def _run_data(
         state=mask(describe_state(run)),
         against=describe_outcome(compared, position) if compared.paired_tests else "",
         objective=score,
-        outside=describe_score(run, compared.by),
+        shown=describe_score(run, compared.by),
         settings={key: _json_value(value) for key, value in values.items()},
         cells={key: mask(compared.format_setting(key, value)) for key, value in values.items()},
         measured=measured,

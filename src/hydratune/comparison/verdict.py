@@ -11,6 +11,7 @@ from hydratune.metric_format import (
     difference_form,
     difference_with_unit,
     mean_and_spread,
+    with_interval,
     with_unit,
     written,
 )
@@ -188,10 +189,12 @@ def describe_difference(compared: Comparison, position: int, metric: str) -> str
 
 
 def describe_score(run: Run, by: Criterion) -> str:
-    """Return the score of a run; in parentheses that of one that was set aside or halved early."""
+    """Return the score of a run, with its interval if it has one; in parentheses that of a run that
+    was set aside or halved early.
+    """
     score = score_of(run, by)
     if score is not None:
-        return written(by.metric, score)
+        return with_interval(by.metric, score, run.interval(by.metric))
     early = None
     if run.halved is not None:
         is_loss = by.metric in (OBJECTIVE, LOSS)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydratune import metric_table
-from hydratune.metric_format import with_unit
-from hydratune.metric_table import Direction, Metric, Unit, main_metric, title
+from hydratune.metric_format import in_sentence, with_unit
+from hydratune.metric_table import VALIDATION, Direction, Metric, Unit, main_metric, title
 from hydratune.records.files import Json
+from hydratune.settings.monitor import LOSS
 
 MeasuredValues = Mapping[str, Json]
 
@@ -78,3 +79,22 @@ def without_leaks(measured: MeasuredValues) -> str:
         f" is {with_unit(f'eval/{name}', clean)} instead of"
         f" {with_unit(f'eval/{name}', every)} ({measured['eval_clean/rows']:.0f} rows)"
     )
+
+
+def of_kept_weights(measured: MeasuredValues) -> list[str]:
+    """Return what the kept weights reach on the validation rows, and which other weights another
+    metric would have kept.
+    """
+    if "val/loss" not in measured:
+        return []
+    settings = measured.get("settings", {})
+    sentences = [f"validation loss {measured['val/loss']:.4f}"]
+    name = settings.get("objective", {}).get("metric", LOSS)
+    if name == LOSS:
+        name = f"{VALIDATION}/{main_metric(measured, f'{VALIDATION}/') or 'nll'}"
+    if name in measured and "validation" in settings:
+        value = in_sentence(name, measured[name], measured.get("intervals", {}).get(name))
+        rows = settings["validation"]["rows"]
+        sentences.append(f"{title(name)} {value} on {rows} validation rows")
+    other = settings.get("objective", {}).get("other_choices", [])
+    return ["; ".join(sentences), *map(str, other)]

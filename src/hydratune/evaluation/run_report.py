@@ -31,6 +31,7 @@ from hydratune.evaluation.result_rows import (
     MeasuredValues,
     answer_metrics,
     changes,
+    of_kept_weights,
     without_leaks,
 )
 from hydratune.metric_format import difference as format_difference
@@ -125,6 +126,7 @@ def _results(measured: MeasuredValues, main: str | None) -> dict[str, object]:
         "rows": _table(measured, systems),
         "clean": without_leaks(measured),
         "course": measured.get("course") or {},
+        "chosen": of_kept_weights(measured),
         "forgotten": _forgotten(measured),
         "memorised": memorised,
         "secrets": secrets,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rich.markup import escape
 
+from hydratune import metric_table
 from hydratune.console import console
 from hydratune.data.prepared import Prepared
 from hydratune.data.quality.findings import describe_places
@@ -13,6 +14,7 @@ from hydratune.experiment import compatibility
 from hydratune.experiment.job import Job
 from hydratune.records.files import Json
 from hydratune.settings.evaluation import Baseline
+from hydratune.settings.monitor import Monitor
 
 _MOST_STATEMENTS = 10  # about how a source was read, on the terminal; data.json has all
 
@@ -61,6 +63,7 @@ def print_notices(job: Job, base_warning: str) -> None:
     for statement in facts["source"][:_MOST_STATEMENTS]:
         console.print(f"[dim]{escape(statement)}", soft_wrap=True)
     _print_precision(job)
+    _print_direction(job)
     if job.config.evaluation.canaries:
         console.print(
             f"[yellow]{job.config.evaluation.canaries} canaries, made-up rows with secrets, are"
@@ -98,6 +101,21 @@ def _print_precision(job: Job) -> None:
             " memory",
             soft_wrap=True,
         )
+
+
+def _print_direction(job: Job) -> None:
+    """Warn of a direction in ``trainer.monitor`` that is not the one of the metric."""
+    text = job.config.trainer.monitor
+    monitor = Monitor.read(text)
+    if metric_table.lower_is_better(monitor.metric) in (None, monitor.lower):
+        return
+    better, kept = ("higher", "lowest") if monitor.lower else ("lower", "highest")
+    console.print(
+        f"[yellow]trainer.monitor={escape(text)} keeps the worst weights: {better} values of"
+        f" {escape(monitor.metric)} are better, and those with the {kept} one are kept;"
+        f" trainer.monitor={escape(monitor.metric)} keeps the best",
+        soft_wrap=True,
+    )
 
 
 def _describe_findings(prepared: Prepared, facts: Mapping[str, Json]) -> str:

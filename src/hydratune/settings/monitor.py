@@ -97,6 +97,8 @@ def test_rows_problem(key: str, metric: str, given: str) -> Problem | None:
     if system != "eval" or f"{VALIDATION}/{name}" not in known_metrics():
         return Problem(key, given, why, f"choose on validation: {LOSS} or {VALIDATION}/NAME")
     fix = f"choose on the validation rows instead: trainer.monitor={VALIDATION}/{name}"
+    if key != _KEY:
+        fix = f"leave out {key}, and {fix}"
     return Problem(key, given, why, fix)
 
 

@@ -284,7 +284,9 @@ def best_of(scores: Mapping[str, RungScore | None], count: int, monitor: Monitor
         return order[:count]
     last = order[count - 1]
     score = scores[last]
-    low, high = (score.interval if score is not None else None) or (values[last], values[last])
+    value = values[last]
+    low, high = (score.interval if score is not None else None) or (value, value)
+    low, high = min(low, value), max(high, value)  # a bootstrap interval need not contain its value
     tied = [name for name in order if low <= values[name] <= high]
     clear = order[: order.index(tied[0])]
     return [*clear, *sorted(tied, key=lambda name: losses[name])][:count]

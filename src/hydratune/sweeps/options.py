@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.settings.monitor import LOSS
+from hydratune.metric_table import VALIDATION
+from hydratune.settings.monitor import LOSS, known_metrics
 
 METRICS = (None, LOSS)
 KINDS = ("sync", "asha")
@@ -42,19 +43,26 @@ class HalvingOptions:
         why = "no job is halved while min_steps is not set"
         fix = "add hydra.launcher.halving.min_steps=8"
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        return dict.fromkeys(changed, (why, fix))
+        return dict.fromkeys(changed, (why, fix)) | self._wrong_metric()
+
+    def _wrong_metric(self) -> dict[str, tuple[str, str]]:
+        if self.metric in METRICS:
+            return {}
+        why = "jobs are judged by their trainer.monitor, or by the validation loss"
+        metric = self.metric.replace("eval/", f"{VALIDATION}/", 1)
+        fix = f"leave it out, and set trainer.monitor={metric}; or set {LOSS}"
+        if metric not in known_metrics():
+            fix = f"set {LOSS}, or leave it out and set trainer.monitor"
+        return {"metric": (why, fix)}
 
     def _wrong(self, min_steps: int) -> dict[str, tuple[str, str]]:
         """Return option -> (why it is wrong, what to set)."""
-        wrong = {}
+        wrong = self._wrong_metric()
         if min_steps < 1:
             wrong["min_steps"] = "a job must be trained before it is judged", "set 1 or more"
         if self.eta < 2:
             why = "the best one of eta jobs is trained further"
             wrong["eta"] = why, "set 2 or more; usual is 3"
-        if self.metric not in METRICS:
-            why = "jobs are judged by their trainer.monitor, or by the validation loss"
-            wrong["metric"] = why, f"set {LOSS} or null, and trainer.monitor"
         if self.kind not in KINDS:
             wrong["kind"] = "there is no such kind", f"set {' or '.join(KINDS)}"
         return wrong

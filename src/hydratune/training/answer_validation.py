@@ -39,8 +39,8 @@ class AnswerValidation(lightning.Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule
     ) -> None:
         step = trainer.global_step
-        if self.answer is None or step not in self.steps:
-            return
+        if self.answer is None or (step not in self.steps and self.monitor.is_loss):
+            return  # a monitored metric is measured at every validation, planned or not
         values = {name: own.value for name, own in self._measure(trainer, module).items()}
         self.history.rows[-1] |= values
         self.history.write(trainer)

@@ -132,8 +132,15 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
     else:
         jobs = [job for job in jobs if not _has_ended(job.record)]
     names = ", ".join(job.name for job in jobs)
-    section(f"trial{'s' if len(jobs) > 1 else ''} {names} of {search.settings.n_trials}")
+    section(f"trial{'s' if len(jobs) > 1 else ''} {names} of {_expected(search)}")
     run_jobs(search.context, search.folder, jobs, search.packing)
+
+
+def _expected(search: Search) -> int:
+    """Return with how many trials the search ends: fewer than asked for in a small space."""
+    untried, wanted = search.untried_points(), search.settings.n_trials
+    requested = len(search.requested_trials())
+    return wanted if untried is None else max(requested, min(wanted, requested + untried))
 
 
 def _compose(search: Search, trial: Trial) -> PlannedJob | None:
