@@ -84,15 +84,36 @@ def test_a_metric_that_the_answers_do_not_have_is_refused_before_training(
     hydratune: Command, tmp_path: Path
 ) -> None:
     words = ("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
-    code, text = hydratune(*words, "trainer.monitor=val/label_accuracy")
+    code, text = hydratune(*words, "trainer.monitor=val/rougeL")
     assert code == 2 and "scored by json" in text and "step " not in text, text
     assert "val/field_f1" in text
     # the whole advice is typed
     match = re.search(r"evaluation\.metrics=\[[\w,]+\]", text)
     assert match is not None, text
     advice = match.group()
-    code, text = hydratune(*words, "trainer.monitor=val/label_accuracy", ROWS, advice)
-    assert code == 0 and "validation accuracy" in text, text
+    code, text = hydratune(*words, "trainer.monitor=val/rougeL", ROWS, advice)
+    assert code == 0 and "validation ROUGE-L" in text, text
+    other = f"hydra.run.dir={tmp_path}/other"
+    code, text = hydratune("train", *SMALL, other, "trainer.monitor=val/field_f1/dat")
+    assert code == 2 and "val/field_f1/law" in text and "step " not in text, text
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ((), "add evaluation.metrics=[label]"),
+        (("evaluation.metrics=[json]",), "set evaluation.metrics=[json,label]"),
+    ],
+)
+def test_a_metric_of_no_family_is_refused_with_the_other_settings(
+    hydratune: Command, tmp_path: Path, given: tuple[str, ...], advice: str
+) -> None:
+    words = ("train", "-m", *SMALL, "trainer.monitor=val/label_accuracy", "adapter.r=4,8", *given)
+    code, text = hydratune(*words, f"hydra.sweep.dir={tmp_path}/sweep")
+    assert code == 2 and advice in text, text
+    assert not (tmp_path / "sweep").exists()
+    typed = shlex.split(advice.partition(" ")[2])
+    assert hydratune(*words[:1], *words[2:5], *typed, "--cfg", "job")[0] == 0
 
 
 # --------------------------------------------------------------------------------------------- runs
@@ -159,6 +180,19 @@ def test_early_stopping_follows_the_metric(hydratune: Command, tmp_path: Path) -
     assert len(validated(tmp_path / "run")) == 2
 
 
+def test_a_metric_that_no_answer_has_leaves_the_choice_to_the_loss(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    """The model writes no JSON, so there are no values that could be found in the request."""
+    monitored = ("trainer.monitor=val/in_source", ROWS, "trainer.early_stopping_patience=9")
+    code, text = hydratune("train", *RUN, *monitored, f"hydra.run.dir={tmp_path}/run")
+    assert code == 0, text
+    rows, metrics = validated(tmp_path / "run"), metrics_of(tmp_path / "run")
+    assert not any(row.get("val/in_source") for row in rows)
+    assert metrics["objective"] is None
+    assert metrics["val/loss"] == min(float(row["val/loss"]) for row in rows)
+
+
 @pytest.mark.parametrize("settings", [WORST, TIED])
 def test_an_interrupted_run_keeps_the_same_weights(
     hydratune: Command,
@@ -193,6 +227,8 @@ def test_the_best_row_has_a_finite_value_and_of_equal_ones_the_lowest_loss() -> 
     assert best_row(rows, Monitor.read("val/field_f1:min")) is rows[4]
     assert best_row(rows, Monitor()) is rows[2]
     assert best_row(rows[:1], Monitor()) is None
+    # without a value of the metric, the loss decides
+    assert best_row(rows[:3], Monitor.read("val/rougeL")) is rows[2]
 
 
 def test_settings_of_older_runs_are_read(hydratune: Command, tmp_path: Path) -> None:

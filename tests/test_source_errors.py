@@ -193,8 +193,7 @@ def test_a_part_of_a_mixture_names_its_file(
 ) -> None:
     fine = write_rows(tmp_path / "fine.jsonl", PAIRS)
     file.write_bytes(b"\xff\n")
-    kinds = {**registry.variants("data"), "text": TextData}
-    monkeypatch.setattr("hydratune.data.sources.mixed.variants", lambda group: kinds)
+    monkeypatch.setitem(registry._VARIANTS["data"], "text", TextData)
     parts = {
         "own": {"source": "text", "path": str(file)},
         "fine": {"source": "files", "train": str(fine)},

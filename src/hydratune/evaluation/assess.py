@@ -157,6 +157,16 @@ class TestSet:
             for prompt, row in zip(prompts, self.rows, strict=True)
         ]
 
+    def perfect(self) -> list[Prediction]:
+        """Return predictions whose answers are the references; documents are not answered."""
+        given = Answer((), NOT_ASKED if self.documents else "stop", 0.0)
+        tokens = self._tokens(self._own_prompts)
+        predictions = [
+            {**self._prediction(i, prompt, ids, given), "prediction": self.references[i]}
+            for i, (prompt, ids) in enumerate(zip(self._own_prompts, tokens, strict=True))
+        ]
+        return rescore(cast("list[Prediction]", predictions), self.families, self.schema)
+
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raise ``ConfigError`` if the model cannot read a prompt and write its answer."""
         longest = self._longest(prompts)

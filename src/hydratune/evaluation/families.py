@@ -20,7 +20,7 @@ from hydratune.evaluation.measures import Measure, Scores, mean, rate, request_t
 from hydratune.metric_table import PACKAGE_METRICS
 from hydratune.records.predictions import EMPTY, Prediction
 from hydratune.settings import packages
-from hydratune.settings.evaluation import Task
+from hydratune.settings.evaluation import FAMILIES_BY_TASK, Task
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,6 @@ FAMILIES = {
         lambda _: code_scores.how(),
     ),
 }
-_BY_TASK = {Task.json: ("json",), Task.text: ("rouge", "match")}
 
 # (prediction, references, row of predictions.jsonl) -> a truth value or a number
 AnswerFunction = Callable[[str, list[str], Prediction], float]
@@ -97,7 +96,7 @@ AnswerFunction = Callable[[str, list[str], Prediction], float]
 
 def names(metrics: Sequence[str] | None, task: Task) -> tuple[str, ...]:
     """Return the families that ``evaluation.metrics`` means for a task."""
-    return tuple(metrics) if metrics is not None else _BY_TASK[task]
+    return tuple(metrics) if metrics is not None else FAMILIES_BY_TASK[task]
 
 
 @cache

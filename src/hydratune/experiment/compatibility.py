@@ -24,11 +24,11 @@ from hydratune.data.sets import RowSets, load_sets, test_rows
 from hydratune.data.tokens import TokenCheck, with_special_tokens
 from hydratune.errors import ConfigError, DataError, InputError, Problem
 from hydratune.evaluation import metrics
-from hydratune.metric_table import is_likelihood
+from hydratune.metric_table import VALIDATION, lower_is_better
 from hydratune.records.run_directory import is_main_process
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control, Level, Overlength
-from hydratune.settings.monitor import LOSS, Monitor, known_metrics, measuring_families
+from hydratune.settings.monitor import LOSS, Monitor, measuring_families
 from hydratune.training import schedules
 
 if TYPE_CHECKING:
@@ -229,31 +229,38 @@ def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: s
 
 
 def check_monitor(monitor: Monitor, validation: "TestSet") -> None:
-    """Raise ``ConfigError`` if the scores of the validation answers lack the monitored metric."""
+    """Raise ``ConfigError`` if the validation answers lack the monitored metric.
+
+    Those are measured that perfect answers have; ``code`` is not executed for this.
+    """
     families = measuring_families(monitor.metric)
     scored = () if validation.documents else validation.families
-    name = monitor.metric.rpartition("/")[2]
-    lacks_schema = name == "schema_valid" and validation.schema is None
-    if monitor.is_loss or not (lacks_schema or (families and not set(families) & set(scored))):
+    is_scored = not families or bool(set(families) & set(scored))
+    if monitor.is_loss or (is_scored and "code" in scored):
+        return
+    measured = [] if "code" in scored else _measured(validation)
+    if monitor.metric in measured:
         return
     if validation.documents:
         why = "the rows are texts without answers"
-    elif lacks_schema:
-        why = "these answers have no JSON schema"
+    elif is_scored:
+        why = "the reference answers of the validation rows have nothing that it counts"
     else:
         why = f"the answers are scored by {', '.join(scored)} here, which do not measure it"
-    measured = [m for m in known_metrics() if _is_measured(m, scored) and m != monitor.metric]
-    fix = f"one of: {', '.join(measured)}"
-    if families and scored and not lacks_schema and "json" not in families:
+    offered = [name for name in measured if lower_is_better(name) is not None]
+    fix = f"one of: {', '.join([LOSS, *offered])}"
+    if not is_scored and scored and "json" not in families:
         fix += f"; or add the family: evaluation.metrics=[{','.join([*scored, families[0]])}]"
     raise ConfigError([Problem("trainer.monitor", monitor.metric, why, fix)])
 
 
-def _is_measured(metric: str, scored: Sequence[str]) -> bool:
-    """Return whether the families ``scored`` measure a metric of the validation rows."""
-    families = measuring_families(metric)
-    likelihood = is_likelihood(metric.removeprefix("val/"))
-    return metric == LOSS or likelihood or bool(set(families) & set(scored))
+def _measured(validation: "TestSet") -> list[str]:
+    """Return the metrics of perfect answers."""
+    predictions = validation.perfect()
+    names = metrics.measures(
+        predictions, validation.families, has_schema=validation.schema is not None
+    )
+    return [f"{VALIDATION}/{name}" for name in names]
 
 
 # ------------------------------------------------------------------------ for data that is prepared

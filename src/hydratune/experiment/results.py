@@ -87,7 +87,7 @@ def _losses_and_costs(
         "train/loss": fitted.history[-1]["train/loss"],
         "val/loss": fitted.best_loss,
         **{name: own.value for name, own in validation.items()},
-        "objective": fitted.best[monitor.metric] if fitted.best is not None else None,
+        "objective": fitted.best.get(monitor.metric) if fitted.best is not None else None,
         "cost/wall_seconds": round(sum(job.seconds.values()), 2),
         "cost/cpu_seconds": round(job.cpu_seconds(), 2),
         "cost/tokens": fitted.tokens,

@@ -9,6 +9,7 @@ from omegaconf import MISSING, DictConfig
 
 from hydratune.bounds import load_yaml
 from hydratune.errors import Problem, refuse
+from hydratune.settings import monitor
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
 from hydratune.settings.data import DataConfig
 from hydratune.settings.evaluation import EvaluationConfig
@@ -81,6 +82,7 @@ class TrainConfig(CommandConfig):
         yield from self.optimizer.problems(self._optimizer_context())
         yield from self.trainer.problems()
         yield from self.evaluation.problems()
+        yield from self._monitor_and_metrics()
         yield from self.tracking.problems()
         yield from secret_problems("", asdict(self))
 
@@ -90,6 +92,22 @@ class TrainConfig(CommandConfig):
 
     def _optimizer_context(self) -> OptimizerContext:
         return OptimizerContext(self.adapter.trains_base, self.trainer.accelerator)
+
+    def _monitor_and_metrics(self) -> Iterator[Problem]:
+        """Yield a problem if no family of metrics that may be measured has the monitored one."""
+        metric = monitor.split_direction(self.trainer.monitor)[0]
+        needed, possible = monitor.measuring_families(metric), self.evaluation.possible_families()
+        if metric == monitor.LOSS or list(monitor.problems(self.trainer.monitor)):
+            return
+        if needed and not set(needed) & set(possible):
+            why = f"evaluation.metrics has {', '.join(possible)}, which do not measure it"
+            if self.evaluation.metrics is None:
+                why = f"without evaluation.metrics, {', '.join(possible)} are measured at most"
+            given = self.evaluation.metrics or []
+            fix = f"add evaluation.metrics=[{','.join([*given, needed[0]])}]"
+            if self.evaluation.metrics is not None:
+                fix = f"set evaluation.metrics=[{','.join([*given, needed[0]])}]"
+            yield Problem("trainer.monitor", self.trainer.monitor, why, fix)
 
     def _model_and_others(self) -> Iterator[Problem]:
         """Yield what does not fit the base model: lengths of rows, and what is trained."""

@@ -21,6 +21,10 @@ class Task(StrEnum):
     text = "text"
 
 
+# families of metrics unless ``evaluation.metrics`` names some
+FAMILIES_BY_TASK = {Task.json: ("json",), Task.text: ("rouge", "match")}
+
+
 class Baseline(StrEnum):
     """The untouched base model, asked before training."""
 
@@ -110,6 +114,13 @@ class EvaluationConfig:
         if not 0.5 <= self.confidence < 1:
             why = "must be in [0.5, 1)"
             yield Problem("evaluation.confidence", self.confidence, why, "usual: 0.95")
+
+    def possible_families(self) -> tuple[str, ...]:
+        """Return the families of metrics that may be measured, as far as the settings say."""
+        if self.metrics is not None:
+            return tuple(self.metrics)
+        tasks = FAMILIES_BY_TASK if self.task is Task.auto else (self.task,)
+        return tuple(family for task in tasks for family in FAMILIES_BY_TASK[task])
 
     def _metrics_problems(self) -> Iterator[Problem]:
         key = "evaluation.metrics"

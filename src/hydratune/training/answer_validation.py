@@ -3,13 +3,13 @@
 They change nothing in training.
 """
 
+import math
 import time
 from collections.abc import Mapping
 
 import lightning
 import torch
 
-from hydratune.errors import RunError
 from hydratune.settings.monitor import Monitor
 from hydratune.training.history import History
 from hydratune.training.protocols import RungScore
@@ -44,10 +44,13 @@ class AnswerValidation(lightning.Callback):
         values = {name: own.value for name, own in self._measure(trainer, module).items()}
         self.history.rows[-1] |= values
         self.history.write(trainer)
-        if not self.monitor.is_loss:
-            value = values[self.monitor.metric]
-            self.history.ticker.advance(0, 0, **{self.monitor.title: value})
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in values.items()})
+        # NaN is no improvement
+        monitored = {} if self.monitor.is_loss else {self.monitor.metric: math.nan}
+        monitored_values = {**monitored, **values}
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in monitored_values.items()})
+        if not self.monitor.is_loss and self.monitor.metric in values:
+            shown = {self.monitor.title: values[self.monitor.metric]}
+            self.history.ticker.advance(0, 0, **shown)
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=step)
 
@@ -60,7 +63,7 @@ class AnswerValidation(lightning.Callback):
         step, values = self._latest
         if step != trainer.global_step:
             values = self._measure(trainer, module)
-        own = values[self.monitor.metric]
+        own = values.get(self.monitor.metric, Measured(math.nan))
         return RungScore(loss, own.value, own.interval)
 
     def _measure(
@@ -68,7 +71,7 @@ class AnswerValidation(lightning.Callback):
     ) -> Mapping[str, Measured]:
         """Return ``val/<metric>`` of the present weights; rank 0 answers for all ranks.
 
-        Raises ``RunError`` if the monitored metric is not among them.
+        The monitored metric is not among them if no answer has anything that it counts.
         """
         assert self.answer is not None
         step, start = trainer.global_step, time.perf_counter()
@@ -81,11 +84,6 @@ class AnswerValidation(lightning.Callback):
         if trainer.world_size > 1:
             values = trainer.strategy.broadcast(values)
         self.history.count_as_answering(time.perf_counter() - start)
-        if not self.monitor.is_loss and self.monitor.metric not in values:
-            raise RunError(
-                f"trainer.monitor={self.monitor.metric} is not among the metrics of the validation"
-                f" answers: {', '.join(values)}"
-            )
         self._latest = step, values
         return values
 

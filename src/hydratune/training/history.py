@@ -20,9 +20,11 @@ STEPS_UNREAD = 8  # likewise, in a data-parallel run
 
 
 def best_row(rows: Sequence[HistoryRow], monitor: Monitor) -> HistoryRow | None:
-    """Return the row with the best finite value of ``monitor``; None if none has one.
+    """Return the row with the best finite value of ``monitor``; None if nothing was validated.
 
-    Of several with this value it is the one with the lowest validation loss, then the first.
+    Of several with this value it is the one with the lowest validation loss, then the first. Where
+    no row has a value, because there was nothing to count in any answer, the validation loss
+    decides.
     """
     best: HistoryRow | None = None
     for row in rows:
@@ -31,7 +33,7 @@ def best_row(rows: Sequence[HistoryRow], monitor: Monitor) -> HistoryRow | None:
             continue
         if best is None or _rank(row, monitor) < _rank(best, monitor):
             best = row
-    return best
+    return best_row(rows, Monitor()) if best is None and not monitor.is_loss else best
 
 
 def _rank(row: HistoryRow, monitor: Monitor) -> tuple[float, float]:
