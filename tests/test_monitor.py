@@ -176,7 +176,7 @@ def test_early_stopping_follows_the_metric(hydratune: Command, tmp_path: Path) -
     words = ("train", *RUN, *WORST, "trainer.early_stopping_patience=1")
     code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/run")
     assert code == 0, text
-    assert "1 validations without a validation NLL per token above" in text, text
+    assert "1 validation without a validation NLL per token above" in text, text
     assert len(validated(tmp_path / "run")) == 2
 
 

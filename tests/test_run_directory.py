@@ -78,8 +78,8 @@ def test_refused_secret_is_written_nowhere(hydratune: Command, tmp_path: Path) -
 
 
 def test_prepared_sweep_without_m_is_refused(hydratune: Command) -> None:
-    code, text = hydratune("train", "sweep=learning_rate")
-    assert code == 2 and "hydratune train -m sweep=learning_rate" in text
+    code, text = hydratune("train", "sweep=learning_rate", "debug=smoke")
+    assert code == 2 and "hydratune train -m sweep=learning_rate debug=smoke" in text
 
 
 def test_finished_run_is_not_overwritten(hydratune: Command, tmp_path: Path) -> None:

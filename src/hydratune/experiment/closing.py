@@ -23,6 +23,7 @@ from hydratune.settings.overrides import as_typed
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.tracking.tracker import Tracker
+from hydratune.tracking.typed_command import typed_command
 from hydratune.training.task import Measured
 
 
@@ -108,8 +109,16 @@ def _print_commands(job: Job, record: RunDirectory) -> None:
     if not read_sweep(record.path.parent):
         sweep = "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"
         if isinstance(job.config.data, ContractsData):
-            sweep = "sweep=learning_rate"
-        console.print(f"sweep       hydratune train -m {sweep}", soft_wrap=True)
+            sweep = shlex.join([*_own_settings(), "sweep=learning_rate"])
+        console.print(f"sweep       hydratune train -m {escape(sweep)}", soft_wrap=True)
+
+
+def _own_settings() -> list[str]:
+    """Return the settings of this run as they were typed, but its place and its learning rate."""
+    command = typed_command()
+    words = command[1] if command is not None else []
+    left_out = ("hydra.", "--", "optimizer.lr=")
+    return [mask(word) for word in words if "=" in word and not word.startswith(left_out)]
 
 
 def _where_answers_end(job: Job, folder: str) -> str:

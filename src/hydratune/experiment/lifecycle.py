@@ -7,6 +7,7 @@ started ends here: as a state in status.json, and as a ``HydratuneError`` with a
 import logging
 import os
 import re
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -111,8 +112,8 @@ def _check_parts(config: TrainConfig) -> None:
 def _complete(config: TrainConfig, directory: RunDirectory, settings: HydraConf) -> TrainConfig:
     """Return ``config`` with its name, and with what it takes from an earlier run or adapter."""
     config.name = config.name or str(settings.runtime.choices["data"])
-    _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory)
     overrides = typed_overrides(settings.overrides.task)
+    _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory, overrides)
     if config.resume is Resume.extend:
         config = extension.settings(config, directory, overrides)
     use_saved_settings(config, overrides)
@@ -235,12 +236,15 @@ def write_hydra_files(
         write_text(directory.file(RunFile.hydra) / f"{name}.yaml", mask(yaml), digest=True)
 
 
-def _refuse_sweep_without_m(sweep: object, directory: RunDirectory) -> None:
+def _refuse_sweep_without_m(
+    sweep: object, directory: RunDirectory, overrides: Sequence[str]
+) -> None:
     """Refuse a prepared sweep without -m; the jobs of the sweep, which name it too, are allowed."""
     if sweep is None or directory.path.name in read_sweep(directory.path.parent):
         return
     why = "this is a sweep of several jobs, and -m is missing"
-    raise ConfigError([Problem("sweep", sweep, why, f"hydratune train -m sweep={sweep}")])
+    fix = shlex.join(["hydratune", "train", "-m", *overrides])
+    raise ConfigError([Problem("sweep", sweep, why, fix)])
 
 
 def _refuse_foreign_directory(directory: RunDirectory, *, extending: bool) -> None:

@@ -192,7 +192,7 @@ def _print_early_stop(loop: TrainingLoop) -> None:
     best = with_unit(loop.monitor.metric, float(patience.best_score))
     console.print(
         f"[yellow]stopped early after step {loop.trainer.global_step} of {loop.task.total_steps}:"
-        f" {validations} validations without a {loop.monitor.title}"
+        f" {validations} validation{'' if validations == 1 else 's'} without a {loop.monitor.title}"
         f" {'below' if loop.monitor.lower else 'above'} {best}; the best"
         " weights are kept"
     )
