@@ -149,6 +149,10 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "training.optimizers.adamw:PagedAdamWOptimizer.accelerator_problems": [
         ("optimizer=paged_adamw", "trainer.accelerator=cpu")
     ],
+    "settings.commands:TrainConfig._monitor_and_metrics": [
+        ("trainer.monitor=val/label_accuracy", "debug=smoke"),
+        ("trainer.monitor=val/label_accuracy", "evaluation.metrics=[match]", "debug=smoke"),
+    ],
     "experiment.lifecycle:_refuse_sweep_without_m": [("sweep=learning_rate", "debug=smoke")],
     "sweeps.options:HalvingOptions.__post_init__": [
         ("-m", "debug=smoke", "hydra.launcher.halving.eta=4", "seed=0,1"),
