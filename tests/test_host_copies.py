@@ -211,9 +211,10 @@ def test_only_the_main_process_answers_and_every_rank_monitors_its_metrics() -> 
             logger=None,
         )
         callback.on_validation_end(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
-    assert sent == [{}] and float(trainer.callback_metrics["val/field_f1"]) == 0.25
+    # also at the first one, which is not planned: every validation is judged by the metric
+    assert sent == [{}, {}] and float(trainer.callback_metrics["val/field_f1"]) == 0.25
     assert record.rows == [{"step": 2, "val/field_f1": 0.25}]
-    assert shown == [{"validation field F1": 0.25}]
+    assert shown == [{"validation field F1": 0.25}] * 2
 
 
 def test_the_weights_of_adapters_are_cast_together(monkeypatch: pytest.MonkeyPatch) -> None:
