@@ -125,18 +125,18 @@ def test_two_packages_with_one_name_are_both_named(hydratune: Command, site: Pat
 
 
 def test_a_class_without_its_name_is_refused(hydratune: Command, site: Path) -> None:
-    points = {"optimizers": {"mine": "parts:Sgd"}}
-    install(site, project("parts", points), {"parts": _OPTIMIZER.format(name="yours")})
+    points = {"optimizers": {"mine": "own_optimizer:Sgd"}}
+    install(site, project("parts", points), {"own_optimizer": _OPTIMIZER.format(name="yours")})
     code, text = hydratune("train", *SMALL, "optimizer=mine")
     assert code == 2 and 'the line kind: str = "mine"' in text
 
 
 def test_an_unexpected_error_names_the_part(hydratune: Command, site: Path) -> None:
-    points = {"optimizers": {"mine": "parts:Sgd"}}
-    install(site, project("parts", points), {"parts": _OPTIMIZER.format(name="mine")})
+    points = {"optimizers": {"mine": "own_optimizer:Sgd"}}
+    install(site, project("parts", points), {"own_optimizer": _OPTIMIZER.format(name="mine")})
     code, text = hydratune("train", *SMALL, "optimizer=mine")
     assert code == 1 and "ZeroDivisionError: division by zero" in text
-    assert "raised in the optimizer mine: the package parts 2.0 (parts:Sgd)" in text
+    assert "raised in the optimizer mine: the package parts 2.0 (own_optimizer:Sgd)" in text
 
 
 def test_a_second_class_of_one_name_is_refused_from_python(site: Path) -> None:
