@@ -15,7 +15,7 @@ from hydratune.settings import packages
 
 LOSS = f"{VALIDATION}/loss"
 MODES = {"min": True, "max": False}  # -> whether lower values are better
-_KEY = "trainer.monitor"
+KEY = "trainer.monitor"
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,19 @@ def problems(text: str) -> Iterator[Problem]:
     """Yield what is wrong with a value of ``trainer.monitor``."""
     metric, _ = split_direction(text)
     if metric.rpartition(":")[2] != metric:
-        fix = f"{_KEY}={metric.partition(':')[0]}:max or :min"
-        yield Problem(_KEY, text, "its direction must be min or max", fix)
+        fix = f"{KEY}={metric.partition(':')[0]}:max or :min"
+        yield Problem(KEY, text, "its direction must be min or max", fix)
         return
-    if problem := test_rows_problem(_KEY, metric, text):
+    if problem := test_rows_problem(KEY, metric, text):
         yield problem
     elif metric not in known_metrics() and not _is_of_one_class(metric):
-        yield Problem(_KEY, text, "no such metric of the validation rows", _suggestion(metric))
+        yield Problem(KEY, text, "no such metric of the validation rows", _suggestion(metric))
     else:
         try:
             Monitor.read(text)
         except ValueError:
-            fix = f"say which values are better: {_KEY}={metric}:max or {_KEY}={metric}:min"
-            yield Problem(_KEY, text, "whether higher or lower values are better is not known", fix)
+            fix = f"say which values are better: {KEY}={metric}:max or {KEY}={metric}:min"
+            yield Problem(KEY, text, "whether higher or lower values are better is not known", fix)
 
 
 def test_rows_problem(key: str, metric: str, given: str) -> Problem | None:
@@ -97,7 +97,7 @@ def test_rows_problem(key: str, metric: str, given: str) -> Problem | None:
     if system != "eval" or f"{VALIDATION}/{name}" not in known_metrics():
         return Problem(key, given, why, f"choose on validation: {LOSS} or {VALIDATION}/NAME")
     fix = f"choose on the validation rows instead: trainer.monitor={VALIDATION}/{name}"
-    if key != _KEY:
+    if key != KEY:
         fix = f"leave out {key}, and {fix}"
     return Problem(key, given, why, fix)
 
@@ -120,7 +120,7 @@ def _suggestion(metric: str) -> str:
     near = [name for name in known if name.rpartition("/")[2] == metric.rpartition("/")[2]]
     near = near or difflib.get_close_matches(metric, known, n=1, cutoff=0.8)
     if near:
-        return f"did you mean {_KEY}={near[0]}?"
+        return f"did you mean {KEY}={near[0]}?"
     return f"{LOSS}, or one of: {', '.join(known[1:])}"
 
 

@@ -12,6 +12,8 @@ from hydratune.bounds import check_yaml
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.metric_table import lower_is_better
 from hydratune.records.files import Json
+from hydratune.settings.monitor import KEY as MONITOR
+from hydratune.settings.monitor import test_rows_problem
 from hydratune.sweeps.search.objectives import SearchObjective, read_objectives
 from hydratune.sweeps.wandb_sweep.parameters import Parameter, overrides_of, read_parameters
 
@@ -112,6 +114,9 @@ def _objective(content: Mapping[str, Json], problems: list[Problem]) -> SearchOb
     if goal not in _DIRECTIONS:
         fix = "minimize or maximize"
         problems.append(Problem("metric.goal", goal, "W&B knows no such goal", fix))
+        return None
+    if on_test := test_rows_problem(MONITOR, name, name):
+        problems.append(metric_problem(name, on_test))
         return None
     try:
         (objective,) = read_objectives(f"{name}:{_DIRECTIONS[goal]}")
