@@ -10,6 +10,7 @@ from hydratune import console
 from hydratune.console import Stage, progress, redirect_output
 from hydratune.records.status import Status
 from hydratune.records.sweep import SweepJob, write_sweep
+from hydratune.settings.monitor import Monitor
 from hydratune.sweeps import progress_table as progress_tables
 from hydratune.sweeps.job_table import (
     JobLine,
@@ -194,3 +195,24 @@ def test_steps_before_a_resumption_do_not_count_as_speed(tmp_path: Path) -> None
 def test_a_job_that_has_reported_nothing() -> None:
     assert describe("7", line()) == "job 7: starting"
     assert Stage("x", 5, -1).fraction == 0.0
+
+
+def test_answers_during_training_do_not_end_its_stage() -> None:
+    """They have no title; the remaining time is that of the training all the same."""
+    job_line = training(0.5)
+    job_line.update(Stage("training", 50, 100, numbers={"validation field F1": 0.25}), 10.0)
+    job_line.update(Stage("", 3, 24), 11.0)
+    assert job_line.stage.title == "training" and job_line.trained is None
+    assert time_left([job_line], 12.0) == pytest.approx(12.0)
+    job_line.update(Stage("fine-tuned", 1, 30), 20.0)
+    assert job_line.trained == 20.0
+
+
+def test_the_best_job_is_that_with_the_best_monitored_metric() -> None:
+    metric = Monitor("val/field_f1", lower=False)
+    lines = {name: line(monitor=metric) for name in "ab"}
+    for name, values in (("a", (0.2, 0.4, 0.3)), ("b", (0.1, 0.3, 0.3))):
+        for value in values:
+            numbers = {"val loss": 1.0, "validation field F1": value}
+            lines[name].update(Stage("training", 50, 100, numbers=numbers), 10.0)
+    assert lines["a"].best == 0.4 and "best so far: job a" in summary(lines, 12.0)

@@ -36,7 +36,12 @@ class JobLine:
     monitor: Monitor = field(default_factory=Monitor)
 
     def update(self, stage: Stage, now: float) -> None:
-        """Take over the progress that the job reports."""
+        """Take over the progress that the job reports.
+
+        Work without a title, such as answers to validation rows, is a part of the stage before it.
+        """
+        if not stage.title:
+            return
         if self.stage.title != stage.title:
             self.since = now
             self.trained = now if self.stage.title == _TRAINING else self.trained
