@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.default_element import GroupDefault
+from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -222,6 +223,23 @@ def _hydra_problems(
     if composed.hydra.job.chdir:
         why = "relative paths of settings would be looked for in the run directory"
         yield Problem("hydra.job.chdir", "true", why, "leave it out of the file")
+
+
+def check_trial(
+    context: HydraContext, sweep: DictConfig, job: SweepJob
+) -> tuple[PlannedJob | None, str]:
+    """Return (the job of a trial, ""); (None, why) if it cannot be composed or is refused.
+
+    Its name is its number in the sweep.
+    """
+    try:
+        planned, problems = check_job(context, sweep, int(job.name), job.overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        return None, " ".join(str(error).split())
+    why = "; ".join(f"{p.key} = {p.value}: {p.why}; {p.fix}" for p in problems)
+    if planned is None or why:
+        return None, why
+    return PlannedJob(job, planned.record, planned.settings, planned.composed), ""
 
 
 def refuse_other_settings(job: PlannedJob) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydratune.console import section
@@ -19,7 +17,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import read_study, read_sweep, write_sweep
 from hydratune.settings.secrets import mask
-from hydratune.sweeps.job_checks import check_job, refuse_other_halving, refuse_other_settings
+from hydratune.sweeps.job_checks import check_trial, refuse_other_halving, refuse_other_settings
 from hydratune.sweeps.job_processes import wait_for_unfinished
 from hydratune.sweeps.launch import run_jobs
 from hydratune.sweeps.planning import PlannedJob
@@ -146,13 +144,9 @@ def _expected(search: Search) -> int:
 def _compose(search: Search, trial: Trial) -> PlannedJob | None:
     """Return the job of ``trial``; None if it is wrong, which its record then says."""
     job = search.job(trial)
-    try:
-        planned, problems = check_job(search.context, search.config, trial.number, job.overrides)
-        why = "; ".join(f"{p.key} = {p.value}: {p.why}; {p.fix}" for p in problems)
-    except (HydraException, OmegaConfBaseException) as error:
-        planned, why = None, " ".join(str(error).split())
-    if planned is not None and not why:
-        return PlannedJob(job, planned.record, planned.settings, planned.composed)
+    planned, why = check_trial(search.context, search.config, job)
+    if planned is not None:
+        return planned
     record = search.record(trial.number)
     if not _has_ended(record):
         record.path.mkdir(exist_ok=True)

@@ -9,8 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from filelock import FileLock
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.console import section
 from hydratune.errors import HydratuneError
@@ -19,7 +17,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import SweepJob, WandbTrial, read_sweep, write_sweep
 from hydratune.settings.tracking import TrackingConfig, TrackingMode
-from hydratune.sweeps.job_checks import check_job, refuse_other_settings
+from hydratune.sweeps.job_checks import check_trial, refuse_other_settings
 from hydratune.sweeps.launch import run_jobs
 from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.stop_requests import request_stop, stop_requests
@@ -144,13 +142,9 @@ def _may_run(sweep: CheckedSweep, name: str) -> bool:
 def _compose(sweep: CheckedSweep, held: HeldTrial) -> PlannedJob | None:
     """Return the job of a trial; None if it is wrong, which its record and its run then say."""
     job = held.job
-    try:
-        planned, problems = check_job(sweep.context, sweep.config, int(job.name), job.overrides)
-        why = "; ".join(f"{p.key} = {p.value}: {p.why}; {p.fix}" for p in problems)
-    except (HydraException, OmegaConfBaseException) as error:
-        planned, why = None, " ".join(str(error).split())
-    if planned is not None and not why:
-        return PlannedJob(job, planned.record, planned.settings, planned.composed)
+    planned, why = check_trial(sweep.context, sweep.config, job)
+    if planned is not None:
+        return planned
     record = sweep.record(job.name)
     record.path.mkdir(exist_ok=True)
     record.start()
