@@ -130,7 +130,9 @@ class Stage:
     done: float = 0.0  # steps
     total: int = 0  # steps; unknown if it is not positive
     speed: float = 0.0  # amount per second
-    numbers: Mapping[str, float] = field(default_factory=dict)  # latest values: loss, val loss
+    numbers: Mapping[str, float] = field(
+        default_factory=dict
+    )  # latest values: loss, validation loss
     resumed_at: float = 0.0  # steps that were done before this process began
 
     @property
@@ -235,17 +237,27 @@ class Ticker:
         self._lock = threading.Lock()
         self._done = self._amount = self._resumed_at = 0.0
         self._numbers: dict[str, float] = {}
+        self._texts: dict[str, str] = {}  # name of a number -> how it is written
         self._start = self._last_line = time.monotonic()
         self._listener: StageListener | None = getattr(_thread, "listener", None)
         if self._listener is not None:
             self._listener(Stage(title, 0.0, total))
 
-    def advance(self, steps: float, amount: float = 0, **numbers: float) -> None:
+    def advance(
+        self,
+        steps: float,
+        amount: float = 0,
+        written: Callable[[float], str] = "{:.4f}".format,
+        **numbers: float,
+    ) -> None:
         """Count ``steps`` (which may be fractions) and an ``amount`` for the speed.
 
-        ``numbers`` are shown under their names until they are given again.
+        ``numbers`` are shown under their names until they are given again, as ``written`` returns
+        them.
         """
         with self._lock:
+            texts = {name.replace("_", " "): written(value) for name, value in numbers.items()}
+            self._texts.update(texts)
             self._numbers.update({name.replace("_", " "): value for name, value in numbers.items()})
             self._advance(steps, amount)
 
@@ -274,7 +286,7 @@ class Ticker:
         return Stage(self.title, self._done, self.total, speed, numbers, self._resumed_at)
 
     def _note(self) -> str:
-        return ", ".join(f"{name} {value:.4f}" for name, value in self._numbers.items())
+        return ", ".join(f"{name} {text}" for name, text in self._texts.items())
 
     def _line_is_due(self, steps: float) -> bool:
         late = time.monotonic() - self._last_line > _PLAIN_INTERVAL

@@ -10,7 +10,7 @@ from hydratune.metric_format import (
     difference,
     difference_form,
     difference_with_unit,
-    mean_and_spread,
+    mean_with_unit,
     with_interval,
     with_unit,
     written,
@@ -44,8 +44,7 @@ def verdict(compared: Comparison) -> list[str]:
 
 def criterion_title(compared: Comparison) -> str:
     """Return the title of the criterion in a sentence."""
-    metric = compared.by.metric
-    return "validation loss" if metric == "objective" else title(metric)
+    return title(compared.by.metric)
 
 
 def _best(compared: Comparison) -> str:
@@ -57,7 +56,7 @@ def _best(compared: Comparison) -> str:
         total = "" if finished == len(best.runs) else f" of {len(best.runs)}"
         result += (
             f", the {rank} of {finished}{total} seeds, mean"
-            f" {mean_and_spread(by.metric, best.scores)}"
+            f" {mean_with_unit(by.metric, best.scores)}"
         )
     chosen = (
         "chosen by a test metric" if by.on_test else "the test metrics took no part in the choice"
@@ -87,7 +86,7 @@ def _by_seeds(compared: Comparison) -> list[str]:
     if not tied:
         return []
     names = [
-        f"{compared.describe(entry)} ({mean_and_spread(compared.by.metric, entry.scores)})"
+        f"{compared.describe(entry)} ({mean_with_unit(compared.by.metric, entry.scores)})"
         for entry in tied
     ]
     what = "validation losses" if compared.by.metric == "objective" else title(compared.by.metric)

@@ -45,12 +45,14 @@ def answer_metrics(measured: MeasuredValues, systems: Sequence[str]) -> list[Met
         name for system, name in names if system in systems and "/" not in name and _new(name)
     )
     return rows + [
-        Metric(name, title(f"eval/{name}"), Unit.number, Direction.neither) for name in others
+        metric_table.own_metric(name)
+        or Metric(name, title(f"eval/{name}"), Unit.number, Direction.neither)
+        for name in others
     ]
 
 
 def _new(name: str) -> bool:
-    return metric_table.answer_metric(name) is None
+    return metric_table.built_in_metric(name) is None
 
 
 def changes(measured: MeasuredValues) -> list[Change]:

@@ -46,6 +46,7 @@ from hydratune.metric_format import (
 from hydratune.metric_table import (
     RUN_METRICS,
     SYSTEM_TITLES,
+    largest_difference,
     lower_is_better,
     main_metric,
     title,
@@ -244,8 +245,9 @@ def _are_paired(predictions: Predictions, system: str) -> bool:
 def _verdict(
     name: str, ours: Measure, theirs: Measure, groups: Sequence[str], config: EvaluationConfig
 ) -> str:
-    change = difference(ours, theirs, groups, config.confidence, config.bootstrap_samples)
     key = f"eval/{name}"
+    change = difference(ours, theirs, groups, config.confidence, config.bootstrap_samples)
+    change = change.within(largest_difference(key))
     better = (change.value < 0) == lower_is_better(key)
     word = "statistically indistinguishable"
     if change.p < 1 - config.confidence:

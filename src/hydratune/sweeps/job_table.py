@@ -47,8 +47,7 @@ class JobLine:
             self.trained = now if self.stage.title == _TRAINING else self.trained
         self.stage = stage
         self.loss = stage.numbers.get("loss", self.loss)
-        name = "val loss" if self.monitor.is_loss else self.monitor.title
-        value = stage.numbers.get(name)
+        value = stage.numbers.get(self.monitor.title)
         if value is not None and (self.best is None or self.monitor.is_better(value, self.best)):
             self.best = value
 
