@@ -55,6 +55,7 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         table_metrics=_table_metrics(compared, data),
         settings=[{"key": key, "short": compared.short_names[key]} for key in data["settings"]],
         objective=data["objective"],
+        curves=data["curves"],
         describe_difference=describe_difference,
         titles={name: heading(metric_key(name)) for name in compared.tested_metrics},
         format_p=format_p,
