@@ -75,7 +75,7 @@ function applyFilters() {
     row.hidden = !isVisible;
     if (isVisible) visibleRuns.add(index);
   }
-  $("count").textContent = `${visibleRuns.size} of ${data.runs.length} runs`;
+  $("count").textContent = `${visibleRuns.size} of ${data.runs.length} run${data.runs.length === 1 ? "" : "s"}`;
   if (drawnPlots.has("curves")) drawCurves();
 }
 
@@ -220,7 +220,7 @@ function updateAnswerRows() {
   const rows = data.rows.map((row, i) => i).filter(i => !$("answer-differ").checked || new Set(columns.map(c => data.rows[i].answers[c])).size > 1);
   select.replaceChildren(...rows.map(i => newOption(i, `${i + 1}: ${data.rows[i].id}`)));
   if (before !== "" && rows.includes(Number(before))) select.value = before;
-  $("answer-note").textContent = `${rows.length} of ${data.rows.length} rows${data.omitted_rows ? ` (${data.omitted_rows} more are in predictions.jsonl)` : ""}; words that the reference does not contain are marked.`;
+  $("answer-note").textContent = `${rows.length} of ${data.rows.length} row${data.rows.length === 1 ? "" : "s"}${data.omitted_rows ? ` (${data.omitted_rows} more are in predictions.jsonl)` : ""}; words that the reference does not contain are marked.`;
   showAnswers();
 }
 function showAnswers() {

@@ -20,6 +20,7 @@ from hydratune.records.headline import HEADLINE_SETTINGS, headline
 from hydratune.records.status import State
 from hydratune.settings.monitor import LOSS
 from hydratune.settings.secrets import mask
+from hydratune.wording import counted
 
 _LONGEST_REASON = 40  # letters; status.json has all of it
 _CONFIG_ERROR = "in the configuration; nothing was run"  # in the first line of a ConfigError
@@ -139,7 +140,7 @@ def _by_rows(compared: Comparison) -> list[str]:
         return [f"statistically indistinguishable from the best: {shown}: {how}"]
     finished = {position for position, entry in enumerate(compared.ranked) if entry.scores}
     all_tested = finished - {0} <= compared.paired_tests.keys()
-    tested = f"the {len(compared.paired_tests)} others that could be tested"
+    tested = f"the {counted(len(compared.paired_tests), 'other')} that could be tested"
     by_seeds_only = any(
         not any(test.significant for test in own.values()) for own in compared.paired_tests.values()
     )

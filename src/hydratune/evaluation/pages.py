@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from hydratune.evaluation.statistics import Interval
+from hydratune.wording import counted
 
 _HERE = Path(__file__).parent
 _BAR = 180  # pixels
@@ -33,6 +34,7 @@ def page(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
     return environment.get_template(template).render(**values)
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from hydratune.console import Stage
 from hydratune.metric_format import with_unit
 from hydratune.settings.monitor import Monitor
+from hydratune.wording import counted
 
 _STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "bold"}
 _TRAINING = "training"  # the stage that takes longest, and says how far a job is
@@ -134,7 +135,9 @@ def summary(
         states.count(state) for state in ("waiting", "running", "paused", "failed")
     )
     ended = len(states) - waiting - running - paused
-    parts = [f"{ended} of {len(states)} jobs ended{f' ({failed} failed)' if failed else ''}"]
+    parts = [
+        f"{ended} of {counted(len(states), 'job')} ended{f' ({failed} failed)' if failed else ''}"
+    ]
     if running or waiting or paused:
         text = f"{running} running, {waiting} waiting"
         parts.append(f"{text}, {paused} paused until all are judged" if paused else text)
