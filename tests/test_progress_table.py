@@ -179,6 +179,27 @@ def test_without_a_terminal_the_same_facts_are_lines(
     ]
 
 
+def test_a_job_that_stopped_early_says_so_in_its_line_and_in_the_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    why = "stopped early at step 3 (no better validation loss for 2 validations)"
+    progress_table = ProgressTable(tmp_path, ["0", "1"])
+    for name in "01":
+        progress_table.began(name)
+    listener = progress_table.listener("0")
+    with redirect_output(io.StringIO(), listener), progress("training", 10) as ticker:
+        ticker.advance(3, validation_loss=0.5)
+        ticker.end_early(why)
+    listener(Stage("fine-tuned", 1, 2))
+    progress_table.ended("0", Status({"state": "finished"}))
+    progress_table.ended("1", Status({"state": "finished"}))
+    first, second = capfd.readouterr().out.splitlines()
+    assert first.endswith(f", validation loss 0.5000: {why}") and "early" not in second
+    table = Console(width=200, file=io.StringIO())
+    table.print(progress_table.view())
+    assert why in table.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
+
+
 def test_steps_before_a_resumption_do_not_count_as_speed(tmp_path: Path) -> None:
     """A job that is resumed from its checkpoint at step 80 of 100 has done 10 steps in 10 s."""
     assert Stage("training", 90, 100, resumed_at=80).seconds_left(10.0) == 10

@@ -34,6 +34,7 @@ class JobLine:
     loss: float | None = None
     best: float | None = None  # best value so far of ``monitor``
     reason: str = ""  # why it has its state
+    ended_early: str = ""  # why its training ended before the last step
     monitor: Monitor = field(default_factory=Monitor)
 
     def update(self, stage: Stage, now: float) -> None:
@@ -47,6 +48,7 @@ class JobLine:
             self.since = now
             self.trained = now if self.stage.title == _TRAINING else self.trained
         self.stage = stage
+        self.ended_early = stage.ended_early or self.ended_early
         self.loss = stage.numbers.get("loss", self.loss)
         value = stage.numbers.get(self.monitor.title)
         if value is not None and (self.best is None or self.monitor.is_better(value, self.best)):

@@ -94,7 +94,7 @@ class ProgressTable:
             line = self.lines[name]
             line.state = status.state.value if status.state is not None else "?"
             line.took = time.monotonic() - line.began if line.began else 0.0
-            line.reason = _reason(status)
+            line.reason = _reason(status) or line.ended_early
             if self._live is None:
                 is_measured = line.best is not None
                 best = f", {self.monitor.title} {line.best_text}" if is_measured else ""

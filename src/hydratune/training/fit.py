@@ -191,11 +191,15 @@ def _print_early_stop(loop: TrainingLoop) -> None:
     patience = loop.patience
     if patience.stopping_reason is EarlyStoppingReason.NOT_STOPPED or ddp.rank() > 0:
         return
-    validations = loop.task.config.trainer.early_stopping_patience
+    step = loop.trainer.global_step
+    validations = counted(loop.task.config.trainer.early_stopping_patience or 0, "validation")
+    loop.history.ticker.end_early(
+        f"stopped early at step {step} (no better {loop.monitor.title} for {validations})"
+    )
     best = with_unit(loop.monitor.metric, float(patience.best_score))
     console.print(
-        f"[yellow]stopped early after step {loop.trainer.global_step} of {loop.task.total_steps}:"
-        f" {counted(validations or 0, 'validation')} without a {loop.monitor.title}"
+        f"[yellow]stopped early after step {step} of {loop.task.total_steps}:"
+        f" {validations} without a {loop.monitor.title}"
         f" {'below' if loop.monitor.lower else 'above'} {best}; the best"
         " weights are kept"
     )

@@ -282,7 +282,7 @@ def counted_title(count: int, title: str) -> str:
     """Return a count with the title of a check: 1 row that repeats, 2 rows that repeat ..."""
     if count != 1:
         return f"{count:,} {title}"
-    noun, rest = re.split(r"s", title, maxsplit=1)
+    noun, rest = re.split(r"s\b", title, maxsplit=1)
     rest = _VERB.sub(lambda match: f"{match[1]}{_OF_ONE[match[2]]}", rest)
     return f"1 {noun}{rest}".replace(" their ", " its ")
 
