@@ -290,6 +290,20 @@ def _run_trials(sweep: CheckedSweep, agents: Agents) -> list[str]:
     return names
 
 
+def describe_call(resumed: Sequence[str], *, had_ended: bool, has_file: bool) -> str:
+    """Return what this call did beside running new trials; "" if that was all.
+
+    ``had_ended``: the sweep, before this call. ``has_file``: its file was given, and not its id.
+    """
+    parts = [f"resumed in this call: {named('trial', resumed)}"] if resumed else []
+    if had_ended:
+        if not resumed:
+            parts.append("nothing was run in this call")
+        parts.append("the sweep had ended before and handed out no new trials")
+        parts += ["hydra.sweep.dir=DIR makes a new sweep of this file"] if has_file else []
+    return "; ".join(parts)
+
+
 def _report(sweep: CheckedSweep, stored: StoredSweep, resumed: Sequence[str]) -> None:
     """Rank the trials in the folder, and say what this driver did if the sweep had ended before.
 
@@ -305,13 +319,9 @@ def _report(sweep: CheckedSweep, stored: StoredSweep, resumed: Sequence[str]) ->
     states = [str(status.state.value) for status in statuses.values() if status.state]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(f"W&B sweep   {stored.url}: {counts}", soft_wrap=True)
-    if stored.state in _ENDED:
-        done = f"resumed here: {named('trial', resumed)}" if resumed else "nothing was run here"
-        new = "; hydra.sweep.dir=DIR makes a new sweep of this file" if sweep.settings.file else ""
-        console.print(
-            f"[dim]the sweep had ended before this call, without new trials; {done}{new}",
-            soft_wrap=True,
-        )
+    had_ended, has_file = stored.state in _ENDED, sweep.settings.file is not None
+    if line := describe_call(resumed, had_ended=had_ended, has_file=has_file):
+        console.print(f"[dim]{line}", soft_wrap=True)
     left = unfinished(sweep)
     if left:
         names = named("trial", [job.name for job in left])
