@@ -10,8 +10,8 @@ import yaml
 
 from hydratune.commands.sweep import train_arguments
 from hydratune.errors import ConfigError, InputError
+from hydratune.settings.overrides import value_text
 from hydratune.sweeps.wandb_sweep.definition import read_definition
-from hydratune.sweeps.wandb_sweep.parameters import value_text
 from hydratune.tracking.wandb_options import _with_parameters
 from hydratune.tracking.wandb_sweep import parse_sweep
 from wandb_sweep_cases import sweep_file
@@ -127,6 +127,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     )
     assert "which values" in found["parameters.trainer.max_steps"]
     assert "no run has such a metric" in found["metric.name"]
+    assert "did you mean name: val/loss?" in found["metric.name"]
 
 
 def test_parameters_are_needed() -> None:
