@@ -219,7 +219,7 @@ def _curves(
     the kept weights.
     """
     history, kept_step = run.history(), run.value("fit/best_step")
-    curves, kept = {}, {}
+    curves, kept = dict[str, list[list[float]]](), dict[str, list[float]]()
     for kind in kinds:
         key = _LOSSES.get(kind, kind)
         points = [

@@ -59,8 +59,8 @@ def declaration(function: object) -> tuple[object, object]:
 
 def problems(name: str, function: object, key: str) -> Iterator[Problem]:
     """Yield what is wrong with the declaration of a metric; ``key``: the setting that names it."""
-    possible = {"direction": _DIRECTIONS, "unit": _UNITS}
-    for (attribute, values), value in zip(possible.items(), declaration(function), strict=True):
+    possible = (("direction", list(_DIRECTIONS)), ("unit", list(_UNITS)))
+    for (attribute, values), value in zip(possible, declaration(function), strict=True):
         if value is not None and (not isinstance(value, str) or value not in values):
             why = f"its {attribute} is {value!r}"
             fix = f"its function may declare {' or '.join(values)}, or nothing"

@@ -40,7 +40,6 @@ from hydratune.sweeps.progress_table import ProgressTable
 from hydratune.sweeps.stop_requests import stop_requests
 from hydratune.sweeps.watch import Watch
 from hydratune.tracking.typed_command import use_typed_command
-from hydratune.wording import counted
 
 log = logging.getLogger(__name__)
 _SPARE_MEMORY = 3 * 2**28  # bytes of freed memory that a pack keeps for its next pieces
@@ -206,7 +205,7 @@ def _close(pack: Pack) -> None:
     if halving.is_on and not any(r.read_status().rungs for r in pack.records.values()):
         least = f"hydra.launcher.halving.min_steps={halving.min_steps}"
         console.print(
-            f"[yellow]no job was halved: no job that ended has more than {counted(least, 'step')}",
+            f"[yellow]no job was halved: no job that ended has more than {least} steps",
             soft_wrap=True,
         )
     pack.resources.workers.close(wait=watch.broken_at is None)

@@ -86,14 +86,13 @@ def _print_size_of_space(search: Search) -> None:
     untried, wanted = search.untried_points(), search.settings.n_trials
     requested = len(search.requested_trials())
     if untried is not None and requested + untried < wanted:
-        size = size_of_space(search.space.dimensions)
+        size = size_of_space(search.space.dimensions) or 0
         left = "all of them have been tried"
         if untried:
             left = f"{untried} {noun_for(untried, 'has', 'have')} not been tried"
         console.print(
             f"the space has {counted(size, 'point')}, each is tried once: {left}, and the search"
-            " ends after"
-            f" {counted(requested + untried, 'trial')} instead of {wanted}",
+            f" ends after {counted(requested + untried, 'trial')} instead of {wanted}",
             soft_wrap=True,
         )
 

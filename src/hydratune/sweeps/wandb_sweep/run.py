@@ -92,11 +92,11 @@ def drive(
     listen()
     before = set(read_sweep(folder))
     try:
-        names = _run_trials(sweep, Agents(server, place))
+        trials = _run_trials(sweep, Agents(server, place))
     except KeyboardInterrupt:
         console.print(f"[yellow]interrupted; the same command resumes the runs  {stored.url}")
         raise
-    _report(sweep, stored, [name for name in names if name in before])
+    _report(sweep, stored, [name for name in trials if name in before])
 
 
 def _print_start(sweep: CheckedSweep, stored: StoredSweep) -> None:
