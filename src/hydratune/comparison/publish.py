@@ -23,7 +23,7 @@ from hydratune.settings.tracking import TEXT_SETTINGS
 from hydratune.tracking import wandb_server
 from hydratune.tracking.wandb import sync_command
 from hydratune.tracking.wandb_server import Project
-from hydratune.wording import counted
+from hydratune.wording import counted, noun_for
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report, Runset
@@ -89,7 +89,7 @@ def _ids_on_server(tracked: Sequence[Run], project: Project) -> list[str]:
         raise InputError(
             f"to_wandb: {counted(len(tracked), 'run is', 'runs are')} not on the server in"
             f" {project};"
-            f" send first: {command}"
+            f" send {noun_for(len(tracked), 'it', 'them')} first: {command}"
         )
     return [str(run.wandb_id) for run in tracked if run.wandb_id in present]
 
