@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
@@ -17,9 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from hydratune.adapters.folder import use_saved_settings
 from hydratune.api.rows import write_rows
 from hydratune.composition.arguments import check_settings, read_arguments
+from hydratune.composition.hydra_settings import ADD_M
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
-from hydratune.errors import InputError
+from hydratune.errors import ConfigError, HydratuneError, InputError
 from hydratune.settings.commands import COMMANDS, CommandConfig, TrainConfig
 from hydratune.settings.overrides import value_text
 from hydratune.settings.registry import typed
@@ -81,8 +82,8 @@ def words_of(settings: Settings, data: "Rows | None" = None) -> list[str]:
     arguments = read_arguments(words)
     if arguments.flags:
         raise InputError(
-            f"{' '.join(arguments.flags)} belongs to the command line; here, hydratune.sweep(...)"
-            " runs a sweep, and hydratune.compose(...) shows settings"
+            f"{' '.join(arguments.flags)} belongs to the command line; from Python,"
+            " hydratune.sweep(...) runs a sweep, and hydratune.compose(...) returns settings"
         )
     words = list(arguments.settings)
     return words if data is None else [*_words_of_data(words), *_files(data)]
@@ -109,8 +110,8 @@ def compose_with_hydra(words: Sequence[str], command: str) -> Composed:
     """Compose the settings of a command. Raises ``ConfigError`` and ``InputError``."""
     register()
     refuse_secrets(list(words))
-    words = check_settings(words, command)
     try:
+        words = check_settings(words, command)
         with _own_hydra(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose(command, list(words), return_hydra_config=True)
             OmegaConf.set_readonly(composed.hydra, False)
@@ -121,8 +122,24 @@ def compose_with_hydra(words: Sequence[str], command: str) -> Composed:
                 use_saved_settings(config, list(words))
                 composed.hydra.run.dir = str(composed.hydra.run.dir)  # with the time of now
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, command, words) from None
+        raise _for_python(explain(error, command, words)) from None
+    except ConfigError as error:
+        raise _for_python(error) from None
     return Composed(config, tuple(words), without_hydra(composed), composed.hydra)
+
+
+def _for_python(error: HydratuneError) -> HydratuneError:
+    """Return an error whose advice is not about the command line."""
+    if not isinstance(error, ConfigError):
+        return error
+    return ConfigError(
+        [
+            replace(problem, fix="hydratune.sweep(...) runs a sweep")
+            if problem.fix.startswith(ADD_M)
+            else problem
+            for problem in error.problems
+        ]
+    )
 
 
 @contextmanager

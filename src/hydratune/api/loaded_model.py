@@ -2,12 +2,14 @@
 
 import copy
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hydratune.adapters.attach import prepare_quantised
 from hydratune.errors import ConfigError, InputError, Problem
@@ -29,21 +31,34 @@ class ModelInMemory:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
-    def __post_init__(self) -> None:
-        """Raise ``InputError`` for a model that cannot be the base of a run."""
-        if not isinstance(self.model, PreTrainedModel):
-            what = f"model = a {type(self.model).__name__}"
-            hint = (
-                "; call its merge_and_unload() or unload() first"
-                if _has_adapter(self.model)
-                else ""
-            )
+    @classmethod
+    def of(cls, model: object, tokenizer: PreTrainedTokenizerBase | None) -> "ModelInMemory":
+        """Return a loaded model with its tokenizer, by default that of the folder it is from.
+
+        Raises ``InputError`` for what cannot be the base of a run.
+        """
+        if _has_adapter(model):
             raise InputError(
-                f"{what}: give a model of transformers, such as"
-                f" AutoModelForCausalLM.from_pretrained(...){hint}"
+                "model: it has an adapter already; call unload() or merge_and_unload() of its"
+                " PeftModel, and give what that returns"
             )
-        if _has_adapter(self.model):
-            raise InputError("model: it has an adapter already; call unload() of its PeftModel")
+        if not isinstance(model, PreTrainedModel):
+            raise InputError(
+                f"model = a {type(model).__name__}: give a loaded model of transformers, such as"
+                " AutoModelForCausalLM.from_pretrained(...); a folder or a hub id is named in the"
+                ' settings: "model=hub model.id=ID" or "model=local model.path=FOLDER"'
+            )
+        return cls(model, tokenizer if tokenizer is not None else _tokenizer_of(model))
+
+    @contextmanager
+    def as_before(self) -> Iterator[None]:
+        """Leave in the model what a run changes of it: which parameters are trained."""
+        before = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        try:
+            yield
+        finally:
+            for parameter, requires_grad in before:
+                parameter.requires_grad_(requires_grad)
 
     def settings(self, given: ModelConfig) -> LoadedModel:
         """Return the settings of the model; ``given``: those of the user."""
@@ -92,10 +107,10 @@ def _check_place(model: PreTrainedModel, compute: Compute) -> None:
         raise ConfigError([Problem("model.dtype", model.dtype, why, fix)])
 
 
-def _has_adapter(model: nn.Module) -> bool:
+def _has_adapter(model: object) -> bool:
     """Return whether a model has layers of PEFT."""
-    named = getattr(model, "named_modules", None)
-    return named is not None and any(type(m).__module__.startswith("peft.") for _, m in named())
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return any(type(module).__module__.startswith("peft.") for module in modules)
 
 
 def identity_of(model: PreTrainedModel) -> str:
@@ -108,15 +123,13 @@ def identity_of(model: PreTrainedModel) -> str:
     return f"memory:{digest.hexdigest()}"
 
 
-def tokenizer_of(model: object) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of the folder or hub id from which ``model`` was loaded.
+def _tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of the folder from which ``model`` was loaded.
 
     Raises ``InputError`` if there is none.
     """
-    from transformers import AutoTokenizer
-
-    name = str(getattr(getattr(model, "config", None), "_name_or_path", ""))
-    if not Path(name).is_dir():
+    folder = Path(str(getattr(model.config, "_name_or_path", "")))
+    if not (folder / "tokenizer_config.json").is_file():
         raise InputError("model: give its tokenizer as well, as tokenizer=...")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
     return tokenizer

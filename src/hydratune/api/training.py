@@ -4,7 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -75,7 +75,8 @@ def train(
     with _registered(callbacks) as names:
         planned = _plan(settings, data, directory, loaded, names)
         _check(planned)
-        _run(planned, loaded, began)
+        with loaded.as_before() if loaded is not None else nullcontext():
+            _run(planned, loaded, began)
     return Run(planned.record.path)
 
 
@@ -86,9 +87,9 @@ def _in_memory(
         if tokenizer is not None:
             raise InputError("tokenizer: it belongs to model=..., which is not given")
         return None
-    from hydratune.api.loaded_model import ModelInMemory, tokenizer_of
+    from hydratune.api.loaded_model import ModelInMemory
 
-    return ModelInMemory(model, tokenizer if tokenizer is not None else tokenizer_of(model))
+    return ModelInMemory.of(model, tokenizer)
 
 
 def _plan(

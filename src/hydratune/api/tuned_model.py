@@ -47,14 +47,16 @@ def load(
 
 
 def _with_adapter(base: "PreTrainedModel", record: RunDirectory) -> PeftModel:
-    """Attach the adapter of a run to a loaded base model."""
+    """Return a loaded base model with the adapter of a run; the modules of ``base`` stay as they
+    are.
+    """
     if (damage := digests.damaged(record.adapter)) is not None:
         raise RunError(damage)
     recorded = Environment.read(record.environment_file).base
     if str(recorded).startswith("memory:"):
         _check_identity(record, identity_of(base))
     with hidden_peft_warnings():
-        return PeftModel.from_pretrained(base, str(record.adapter))
+        return PeftModel.from_pretrained(loading.with_same_tensors(base), str(record.adapter))
 
 
 def _check_identity(record: RunDirectory, identity: str) -> None:
