@@ -138,9 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(f"hydratune: unknown command {command!r}; {hint}")
         return 2
     if command == "compare":  # takes directories, not settings
-        from hydratune.commands.compare import main as compare
+        from hydratune.lean_imports import load
 
-        return compare(args[1:])
+        return load("hydratune.commands.compare").main(args[1:])
     if command == "sweep":
         return _sweep(args[1:])
     if {"-h", "--help"} & set(args[1:]):

@@ -3,9 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 import hydra
@@ -13,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from hydratune import lean_imports
 from hydratune.bounds import check_yaml
 from hydratune.composition.arguments import (
     check_settings,
@@ -128,17 +128,21 @@ def _compose_and_execute(command: str, argv: list[str]) -> None:
     def job(composed: DictConfig) -> None:
         sys.argv = argv
         try:
-            lifecycle.execute(
-                composed,
-                COMMANDS[command],
-                lambda: import_module(f"hydratune.commands.{command}").run,
-            )
+            with lean_imports.garbage_collection_paused() as resume:
+                lifecycle.execute(composed, COMMANDS[command], lambda: _load(command, resume))
         except Exception as error:
             raised.append(error)
 
     job()
     if raised:
         raise raised[0]
+
+
+def _load(command: str, resume_garbage_collection: Callable[[], None]) -> lifecycle.Command:
+    """Import a command, the end of the start-up."""
+    module = lean_imports.load(f"hydratune.commands.{command}")
+    resume_garbage_collection()
+    return module.run
 
 
 def _report(error: Exception, command: str, args: Sequence[str], shown: str) -> int:

@@ -77,14 +77,15 @@ def rare_garbage_collection() -> Iterator[None]:
     """Leave the million objects of imported modules out of garbage collection, which would take a
     tenth of the time, and collect less often, because rows make few cycles.
     """
-    before = gc.get_threshold()
+    before, was_frozen = gc.get_threshold(), gc.get_freeze_count() > 0
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()
 
 
 def _code_version() -> str:

@@ -6,30 +6,29 @@ A source ends in a folder or a hub name, which ``transformers`` loads by its usu
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.reader import Reader
 from hydratune.errors import ConfigError, Problem
-from hydratune.models.compute import Compute, remember_autocast
-from hydratune.models.packing_trial import UnsupportedModelError, choose
 from hydratune.models.tools_template import tools_template
 from hydratune.models.turn_ends import add_missing_eos, turn_ends
 from hydratune.settings.model import ModelConfig, Quantization, Source
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import (
+        BitsAndBytesConfig,
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
+
+    from hydratune.models.compute import Compute
 
 # one line break between turns: two could merge into one token, or not, depending on what follows
 PLAIN_TEMPLATE = (
@@ -37,7 +36,7 @@ PLAIN_TEMPLATE = (
     "{% else %}{{ m['content'] | trim + '\n' }}{% endif %}{% endfor %}"
 )
 Loaded = TypeVar("Loaded", covariant=True)
-Module = TypeVar("Module", bound=torch.nn.Module)
+Module = TypeVar("Module", bound="torch.nn.Module")
 
 
 class _AutoClass(Protocol[Loaded]):
@@ -56,7 +55,7 @@ def locate(model: ModelConfig) -> Source:
     return model.locate()
 
 
-def load_tokenizer(model: ModelConfig, source: Source) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: ModelConfig, source: Source) -> "PreTrainedTokenizerBase":
     """Return the tokenizer with the configured chat template and a padding token.
 
     Raises ``ConfigError`` without a template.
@@ -65,8 +64,8 @@ def load_tokenizer(model: ModelConfig, source: Source) -> PreTrainedTokenizerBas
 
 
 def prepare_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, model: ModelConfig
-) -> PreTrainedTokenizerBase:
+    tokenizer: "PreTrainedTokenizerBase", model: ModelConfig
+) -> "PreTrainedTokenizerBase":
     """Give a tokenizer the configured chat template and a padding token, and return it.
 
     Raises ``ConfigError`` without a template.
@@ -87,13 +86,15 @@ def prepare_tokenizer(
     return tokenizer
 
 
-def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
+def plain_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return the built-in chat template, which begins as the tokenizer begins a text."""
     return ("{{ bos_token }}" if adds_begin(tokenizer) else "") + PLAIN_TEMPLATE
 
 
-def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrainedModel:
+def load_model(model: ModelConfig, source: Source, compute: "Compute") -> "PreTrainedModel":
     """Return the base model in evaluation mode, loaded onto its device and in its final dtype."""
+    from transformers import AutoModelForCausalLM  # slow: hydratune prepare needs no model
+
     options: dict[str, object] = {"dtype": compute.weights}
     quantised = model.quantization is not Quantization.none
     # on a CPU, bitsandbytes would take the first GPU unless it is named
@@ -105,11 +106,16 @@ def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrain
     return prepare_model(loaded, model, compute)
 
 
-def prepare_model(loaded: PreTrainedModel, model: ModelConfig, compute: Compute) -> PreTrainedModel:
+def prepare_model(
+    loaded: "PreTrainedModel", model: ModelConfig, compute: "Compute"
+) -> "PreTrainedModel":
     """Choose how rows are packed for a loaded model, and return it in evaluation mode.
 
     Raises ``ConfigError`` for a model that is no causal language model.
     """
+    from hydratune.models.compute import remember_autocast  # these import torch's model classes
+    from hydratune.models.packing_trial import UnsupportedModelError, choose
+
     try:
         choose(loaded)
     except UnsupportedModelError as error:
@@ -129,7 +135,7 @@ def with_same_tensors(model: Module) -> Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def identified(source: Source, model: ModelConfig, loaded: PreTrainedModel) -> Source:
+def identified(source: Source, model: ModelConfig, loaded: "PreTrainedModel") -> Source:
     """Return ``source`` with an identity that is equal only for equal weights.
 
     It has the commit that a hub model was really loaded from, and the quantisation.
@@ -140,12 +146,12 @@ def identified(source: Source, model: ModelConfig, loaded: PreTrainedModel) -> S
     return replace(source, identity=identity)
 
 
-def turn_end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> frozenset[int]:
+def turn_end_ids(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel") -> frozenset[int]:
     """Return every token that ends generation for this model."""
     return turn_ends(tokenizer, model.generation_config)
 
 
-def context_window(model: ModelConfig, loaded: PreTrainedModel) -> int:
+def context_window(model: ModelConfig, loaded: "PreTrainedModel") -> int:
     """Return how many tokens the model can read.
 
     The smaller of the numbers in the settings and in the model's own config counts.
@@ -153,7 +159,7 @@ def context_window(model: ModelConfig, loaded: PreTrainedModel) -> int:
     return _window(model, loaded.config)
 
 
-def _window(model: ModelConfig, config: PretrainedConfig) -> int:
+def _window(model: ModelConfig, config: "PretrainedConfig") -> int:
     own = getattr(config.get_text_config(), "max_position_embeddings", None)
     return min(limit for limit in (own, model.context_window, 2**31) if limit is not None)
 
@@ -176,7 +182,7 @@ def load_reader(model: ModelConfig) -> Reader:
 
 
 def reader_of(
-    model: ModelConfig, tokenizer: PreTrainedTokenizerBase, loaded: PreTrainedModel
+    model: ModelConfig, tokenizer: "PreTrainedTokenizerBase", loaded: "PreTrainedModel"
 ) -> Reader:
     """Return the same as ``load_reader`` for a model that is loaded."""
     embeddings = loaded.get_input_embeddings()
@@ -186,7 +192,7 @@ def reader_of(
     return Reader(tokenizer, turn_end_ids(tokenizer, loaded), context_window(model, loaded), rows)
 
 
-def pad_within(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+def pad_within(tokenizer: "PreTrainedTokenizerBase", rows: int) -> None:
     """Pad with the end-of-text token if the model has no embedding for the padding token.
 
     Such padding tokens are common. ``rows``: of the embeddings.
@@ -211,7 +217,9 @@ def _from_pretrained(
         raise model.loading_error(source, reason) from error
 
 
-def _quantization(kind: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _quantization(kind: Quantization, dtype: "torch.dtype") -> "BitsAndBytesConfig":
+    from transformers import BitsAndBytesConfig
+
     if kind is Quantization.int8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

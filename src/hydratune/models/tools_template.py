@@ -5,9 +5,12 @@ between <tool_call> tags. Every turn ends with the tokenizer's end-of-text token
 generation stops anyway.
 """
 
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from hydratune.data.encoding.tokenizing import adds_begin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _CHATML = "<|im_start|>"  # begins a turn where the tokenizer has it and turns end as in ChatML
 _CHATML_END = "<|im_end|>"
@@ -54,7 +57,7 @@ _TEMPLATE = """\
 """
 
 
-def tools_template(tokenizer: PreTrainedTokenizerBase) -> str:
+def tools_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return the template for a tokenizer, which begins as the tokenizer begins a text."""
     is_chatml = tokenizer.eos_token == _CHATML_END and _CHATML in tokenizer.get_vocab()
     template = _TEMPLATE.replace("BEGIN", _CHATML if is_chatml else _PLAIN)

@@ -8,17 +8,21 @@ adapter's folder they read it only if they are given it.
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from hydratune.data.encoding.rendering import render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _ANSWER = "\u2740\u2740"  # an answer that no template changes and no token contains
 CARD_TITLE = "## How to load it, and where an answer ends"
 
 
 def turn_ends(
-    tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None
+    tokenizer: "PreTrainedTokenizerBase", generation: GenerationConfig | None
 ) -> frozenset[int]:
     """Return every token that ends generation."""
     ends = declared(tokenizer, generation)
@@ -29,7 +33,7 @@ def turn_ends(
 
 
 def declared(
-    tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None
+    tokenizer: "PreTrainedTokenizerBase", generation: GenerationConfig | None
 ) -> frozenset[int]:
     """Return the end tokens of the tokenizer and of the model's generation config."""
     own = tokenizer.eos_token_id
@@ -42,7 +46,7 @@ def of_model(generation: GenerationConfig | None) -> frozenset[int]:
     return frozenset(i for i in (ids if isinstance(ids, list) else [ids]) if i is not None)
 
 
-def _written_after_an_answer(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _written_after_an_answer(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Return the added tokens that the chat template writes after an assistant's text.
 
     At most white space may stand before them. Base models that have a chat template often end an
@@ -65,7 +69,7 @@ def _written_after_an_answer(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [token for token in ids if token in added]
 
 
-def add_missing_eos(tokenizer: PreTrainedTokenizerBase) -> None:
+def add_missing_eos(tokenizer: "PreTrainedTokenizerBase") -> None:
     """Give a tokenizer without an end-of-text token the one that ends an answer in its template."""
     if tokenizer.eos_token_id is None:
         written = _written_after_an_answer(tokenizer)
@@ -81,13 +85,13 @@ def in_order(ends: Iterable[int], trained: Sequence[int]) -> list[int]:
     return sorted(set(ends), key=lambda token: (-trained.count(token), token))
 
 
-def describe(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int]) -> str:
+def describe(tokenizer: "PreTrainedTokenizerBase", ends: Iterable[int]) -> str:
     """Return the tokens with their texts and numbers."""
     return ", ".join(f"{tokenizer.convert_ids_to_tokens(token)} ({token})" for token in ends)
 
 
 def generation_config(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int]
 ) -> GenerationConfig:
     """Return the model's own config with all of ``ends`` and with a padding token.
 
@@ -107,7 +111,7 @@ def generation_config(
 
 
 def card_section(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     base: str,
     ends: Sequence[int],
     *,
