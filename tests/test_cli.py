@@ -8,10 +8,6 @@ import pytest
 from hydratune.cli import COMMANDS
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-
 def test_help_is_instant_and_lists_every_command() -> None:
     times = []
     for _ in range(3):
@@ -25,34 +21,6 @@ def test_help_is_instant_and_lists_every_command() -> None:
         times.append(time.perf_counter() - start)
     assert all(command in done.stdout for command in COMMANDS)
     assert min(times) < 0.3
-
-
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_showing_the_configuration_imports_nothing_heavy(command: str) -> None:
-    code = f"""
-import sys
-from hydratune.cli import main
-assert main(["{command}", "--cfg", "job"]) == 0
-names = ("torch", "transformers", "lightning", "peft", "wandb", "datasets", "optuna")
-heavy = [name for name in names if name in sys.modules]
-assert not heavy, heavy
-"""
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-
-
-def test_refusing_a_wrong_setting_imports_nothing_heavy(tmp_path: object) -> None:
-    code = """
-import sys
-from hydratune.cli import main
-assert main(["train", "adapter.rank=8"]) == 2
-assert "torch" not in sys.modules
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=str(tmp_path)
-    )
-    assert done.returncode == 0, done.stderr
-    assert "did you mean adapter.r?" in done.stderr
 
 
 def test_unknown_command_suggests_the_nearest(hydratune) -> None:

@@ -18,7 +18,7 @@ import pytest
 import hydratune
 from conftest import write_rows
 from fix_cases import CASES, NOT_TYPED
-from hydratune.composition import command as composition_command
+from hydratune import lean_imports
 from hydratune.composition import composition_problems, register
 from hydratune.composition.arguments import check_settings
 from hydratune.errors import ConfigError, InputError, Problem
@@ -66,7 +66,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Made]
     monkeypatch.setattr(launch, "run_jobs", runs)
     monkeypatch.setattr(search_run, "run_batch", runs)
     command = SimpleNamespace(run=runs)
-    monkeypatch.setattr(composition_command, "import_module", lambda _: command)
+    monkeypatch.setattr(lean_imports, "load", lambda _: command)
     for name in ("x", "it's, a=1 %", "it's, a=b"):
         suffix = "csv" if name.endswith("b") else "jsonl"
         write_rows(tmp_path / f"{name}.{suffix}", [{"prompt": "a", "completion": "b"}] * 40)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from conftest import SMALL
 from hydratune.adapters import attach
@@ -134,13 +135,13 @@ def test_the_device_of_a_rank_is_current_before_weights_are_loaded_onto_it(
     rank: int, two_gpus: list[Any], tiny: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    from_pretrained = loading.AutoModelForCausalLM.from_pretrained
+    from_pretrained = AutoModelForCausalLM.from_pretrained
 
     def noted(*args: Any, device_map: Any = None, **options: Any) -> Any:
         two_gpus.append(("loaded", device_map, options["dtype"]))
         return from_pretrained(*args, **options)
 
-    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", noted)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", noted)
     settings = compose("trainer=ddp", "trainer.accelerator=gpu", "model=tiny")
     chosen = compute.compute_of(settings)
     loading.load_model(tiny[0], tiny[1], chosen)

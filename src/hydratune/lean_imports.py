@@ -24,6 +24,13 @@ _BITSANDBYTES = "bitsandbytes"
 _CHECKS = ("is_bnb_available", "is_bnb_4bit_available")
 _LIBRARIES = ("peft", "torchmetrics", "transformers")
 _PLOTS = "torchmetrics.utilities.plot"
+_DETECTION = tuple(
+    f"transformers.loss.loss_{name}"
+    for name in (
+        *("deformable_detr", "for_object_detection", "grounding_dino"),
+        *("lw_detr", "rf_detr", "rt_detr"),
+    )
+)
 _SPEECH = ("torchmetrics", "torchmetrics.audio", "torchmetrics.functional.audio")
 Attributes = Mapping[str, object]
 
@@ -56,7 +63,7 @@ def _deferred(importing: str) -> dict[str, Attributes]:
     """
     if importing == "peft.helpers":
         return {_BITSANDBYTES: {}}
-    if importing.startswith("transformers.loss."):
+    if importing in _DETECTION:
         function = "linear_sum_assignment"
         return {"scipy.optimize": {function: _deferred_call("scipy.optimize", function)}}
     if importing in _SPEECH:
@@ -117,8 +124,9 @@ def _defer_plots(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType]
             if name.startswith("__"):  # Python looks for __path__, which only packages have
                 raise AttributeError(name)
             with lock:
-                if names.pop("__getattr__", None) is not None:
+                if "__getattr__" in names:
                     execute(module)
+                    names.pop("__getattr__", None)
             return getattr(module, name)
 
         def deferred(name: str) -> Callable[..., object]:
@@ -151,6 +159,32 @@ def _look_for_layers_of_bitsandbytes_only_if_imported(module: ModuleType) -> Non
         vars(module)[name] = _if_imported(vars(module)[name])
 
 
+def _executed_with(
+    deferred: Mapping[str, Attributes], execute: Callable[[ModuleType], None]
+) -> Callable[[ModuleType], None]:
+    """Return what executes a module that gets stand-ins for ``deferred``."""
+
+    def execute_with_stand_ins(module: ModuleType) -> None:
+        own_import = {"__import__": _import_with(deferred)}
+        # exec() takes the builtins from the namespace if it has some
+        vars(module)["__builtins__"] = {**vars(builtins), **own_import}
+        execute(module)
+
+    return execute_with_stand_ins
+
+
+def _executed_and_changed(
+    change: Callable[[ModuleType], None], execute: Callable[[ModuleType], None]
+) -> Callable[[ModuleType], None]:
+    """Return what executes a module and then changes it."""
+
+    def execute_and_change(module: ModuleType) -> None:
+        execute(module)
+        change(module)
+
+    return execute_and_change
+
+
 def _executing_less(
     execute: Callable[[ModuleType], None], importing: str
 ) -> Callable[[ModuleType], None] | None:
@@ -158,27 +192,12 @@ def _executing_less(
     if importing == _PLOTS:
         return _defer_plots(execute)
     if deferred := _deferred(importing):
-
-        def execute_with_stand_ins(module: ModuleType) -> None:
-            own_import = {"__import__": _import_with(deferred)}
-            # exec() takes the builtins from the namespace if it has some
-            vars(module)["__builtins__"] = {**vars(builtins), **own_import}
-            execute(module)
-
-        return execute_with_stand_ins
-    change = None
+        return _executed_with(deferred, execute)
     if importing == "transformers.utils.import_utils":
-        change = _read_each_file_once
-    elif _checks_for_layers_of_bitsandbytes(importing):
-        change = _look_for_layers_of_bitsandbytes_only_if_imported
-    if change is None:
-        return None
-
-    def execute_and_change(module: ModuleType) -> None:
-        execute(module)
-        change(module)
-
-    return execute_and_change
+        return _executed_and_changed(_read_each_file_once, execute)
+    if _checks_for_layers_of_bitsandbytes(importing):
+        return _executed_and_changed(_look_for_layers_of_bitsandbytes_only_if_imported, execute)
+    return None
 
 
 class Finder(MetaPathFinder):
@@ -232,10 +251,10 @@ def load(name: str) -> ModuleType:
     Python would search the modules for garbage again and again, although they live to the end of
     the process. They are left out of garbage collection, as is what exists before.
     """
-    install()
     if name in sys.modules:
         return sys.modules[name]
     with garbage_collection_paused():
+        install()
         module = importlib.import_module(name)
         gc.freeze()
     return module

@@ -10,6 +10,7 @@ on the other jobs. A job that fails, ends or is stopped leaves; the others do no
     python -m hydratune.sweeps.pack FOLDER JSON NAME...    see hydratune.sweeps.pack_arguments
 """
 
+import gc
 import logging
 import math
 import os
@@ -19,6 +20,12 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from types import FrameType
+
+from hydratune import lean_imports
+
+if __name__ == "__main__":
+    lean_imports.install()
+    gc.disable()  # until all is imported, as lean_imports.load does for a command
 
 import lightning.pytorch.trainer.trainer as lightning_trainer
 import torch
@@ -234,6 +241,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
     exit_code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(exit_code) if threading.active_count() > 1 else sys.exit(exit_code)
