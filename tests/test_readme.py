@@ -36,7 +36,7 @@ def test_every_command_of_the_readme_exists_and_composes(command: str) -> None:
 
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"  # for contributors: shows modules, no commands
-EXTENDING = ROOT / "docs" / "extending.md"  # tests/test_extending.py runs what it shows
+EXTENDING = ROOT / "docs" / "howto" / "extending.md"  # tests/test_extending.py runs what it shows
 DOCS = sorted({*(ROOT / "docs").glob("*.md")} - {ARCHITECTURE, EXTENDING})
 
 
