@@ -95,7 +95,8 @@ def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrain
         choose(loaded)
     except UnsupportedModelError as error:
         key, value = model.own_name()
-        fix = "choose a causal language model; docs/reference/architectures.md lists what can be trained"
+        page = "docs/reference/architectures.md"
+        fix = f"choose a causal language model; {page} lists what can be trained"
         raise ConfigError([Problem(key, value, str(error), fix)]) from error
     remember_autocast(loaded, compute.autocast)
     return loaded.eval()
