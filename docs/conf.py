@@ -27,6 +27,7 @@ myst_links_external_new_tab = False
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 
+highlight_language = "none"  # of a block that names no language
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 html_theme = "furo"

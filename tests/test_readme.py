@@ -23,8 +23,9 @@ def test_readme_is_short_and_shows_a_picture_a_run_and_no_tree() -> None:
     assert "src/hydratune/" not in README
 
 
-def test_readme_names_its_commands() -> None:
-    assert len(doc_pages.commands_of(ROOT / "README.md")) > 8
+def test_readme_and_recipes_name_their_commands() -> None:
+    assert len(doc_pages.commands_of(ROOT / "README.md")) > 5
+    assert len(doc_pages.commands_of(ROOT / "docs" / "howto" / "recipes.md")) > 60
 
 
 def test_every_module_is_in_the_tree_of_the_architecture_page() -> None:
@@ -48,7 +49,7 @@ def test_every_module_that_the_tree_names_exists() -> None:
     modules = {word for word in words if word.endswith(".py") and "/" not in word}
     files = {
         path.name
-        for folder in ("src", "tests", "benchmarks")
+        for folder in ("src", "tests", "benchmarks", "docs")
         for path in (ROOT / folder).rglob("*.py")
     }
     assert not modules - files
