@@ -22,6 +22,9 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         ("hydra.job.chdir=true",),
         ("hydra.launcher=pack",),
         ("-m", "hydra.sweeper=random", "seed=1,2"),
+        ("hydra/sweeper=basic", "seed=1"),
+        ("hydra.launcher.together=2", "seed=1"),
+        ("hydra.sweep.dir=x", "seed=1"),
     ],
     "composition.hydra_settings:launcher_problem": [
         ("-m", "hydra/launcher=basic", "seed=0,1"),
@@ -60,6 +63,8 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         ("data.overlength=cut",),
         ("trainer.accelerator=[cpu]",),
         ("tracking.mode=onlin",),
+        ("evaluation.metrics=rouge",),
+        ("trainer.monitor=null",),
     ],
     "composition.problems:_wrong_mapping": [
         ("adapter.rank_pattern={q_proj:8}",),
@@ -72,6 +77,8 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         ("data.quality.overlength=off",),
         ("data.quality.overlength=drop",),
         ("adapter=ia3", "rank=8"),
+        ("data.path=x.jsonl",),
+        ("data.file=x.jsonl",),
     ],
     "composition.suggestions:_setting_of_others": [
         ("adapter=ia3", "adapter.r=8"),
@@ -185,6 +192,9 @@ CASES: dict[str, list[tuple[str, ...]]] = {
             *("-m", "debug=smoke", "trainer.monitor=val/loss,val/field_f1"),
             "hydra.launcher.halving.min_steps=2",
         )
+    ],
+    "sweeps.search.objectives:_problem": [
+        (*SEARCH, "seed=0,1", "hydra.sweeper.objectives=val/los:min"),
     ],
     "sweeps.search.objectives:refuse_unmeasured": [
         (*SEARCH, "seed=0,1", "hydra.sweeper.objectives=val/field_f1:max")
@@ -394,7 +404,6 @@ NOT_TYPED: dict[str, str] = {
             "sweeps.job_checks:_hydra_problems",  # of YAML files: test_launchers.py
             "sweeps.options:PackOptions.__post_init__",
             "sweeps.search.objectives:read_objectives",
-            "sweeps.search.objectives:_problem",
             "sweeps.search.run:_pack_options",
             "sweeps.search.run:_check_corners",
             "sweeps.search.samplers:_problems_of_options",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from hydratune.composition.arguments import check_settings, read_arguments
+from hydratune.composition.arguments import check_settings, read_arguments, repeated_settings
 from hydratune.errors import ConfigError, InputError
 from test_config import problems
 
@@ -78,6 +78,9 @@ def test_the_value_of_a_text_stays_what_was_typed(setting: str, checked: str) ->
         ("~tracking", ["a run needs this group", "tracking=disabled"]),
         ("data.system_prompt=None", ["data.system_prompt=null", 'data.system_prompt="None"']),
         ("name=a,None", ["name=a,null"]),
+        ("hydra/sweeper=optuna", ["only a sweep uses it", "-m hydra/sweeper=optuna"]),
+        ("hydra.launcher.halving.eta=3", ["only a sweep uses it", "or leave it out"]),
+        ("hydra.sweep.dir=x", ["only a sweep uses it"]),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(setting: str, words: Sequence[str]) -> None:
@@ -85,6 +88,22 @@ def test_settings_that_cannot_be_meant_are_refused(setting: str, words: Sequence
         check_settings([setting], "train")
     for word in words:
         assert word in str(caught.value)
+
+
+def test_settings_of_sweeps_are_accepted_with_m_and_where_settings_are_shown() -> None:
+    words = ["hydra/sweeper=optuna", "hydra.launcher.together=2", "hydra.sweep.dir=x"]
+    assert check_settings(words, "train", is_sweep=True) == words
+    assert check_settings(words, "train", shows=True) == words
+    with pytest.raises(ConfigError, match="hydratune judge runs once: leave it out"):
+        check_settings(["hydra/launcher=pack"], "judge")
+
+
+def test_a_setting_that_is_given_twice_is_named() -> None:
+    words = ["seed=1", "optimizer.lr=1e-3", "seed=1", "+optimizer.lr=1e-4", "name=a b", "name=b c"]
+    assert list(repeated_settings(words)) == [
+        "optimizer.lr is given twice, and only the last value is used: optimizer.lr=1e-4",
+        "name is given twice, and only the last value is used: 'name=b c'",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,8 @@ def test_mistyped_overrides_say_how_to_write_them() -> None:
     assert "KEY=VALUE" in problems("optimizer.lr")["optimizer.lr"]
     assert "quote" in problems("data.schema_file={~")["data.schema_file"]
     assert "add -m" in problems("optimizer.lr=1e-3,1e-4")["optimizer.lr"]
-    assert "in brackets" in problems("adapter.target_modules=q_proj")["adapter.target_modules"]
+    advice = problems("adapter.target_modules=q_proj")["adapter.target_modules"]
+    assert "with brackets: 'adapter.target_modules=[q_proj]'" in advice
 
 
 def test_column_that_cannot_be_mapped_names_the_nearest() -> None:

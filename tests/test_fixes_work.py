@@ -160,7 +160,7 @@ def _stands_for(word: str, key: str) -> bool:
     return (
         name.rpartition(".")[2] == key.rpartition(".")[2]
         or name.startswith(f"{key}.")
-        or (key in ("rank", "data.quality.overlength"))
+        or key in ("rank", "data.quality.overlength", "data.path", "data.file")
     )
 
 

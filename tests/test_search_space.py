@@ -119,7 +119,9 @@ def test_objectives_are_read_from_a_list_or_a_mapping(given: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("val/los:min", "one of: val/loss, "),
+        ("val/los:min", "did you mean hydra.sweeper.objectives=val/loss:min"),
+        ("field_f1", "did you mean hydra.sweeper.objectives=val/field_f1:max"),
+        ("accuracy:max", "one of: val/loss, "),
         ("val/loss", "val/loss:min or val/loss:max"),
         ("val/loss:down", "its direction must be min or max"),
         ([], "nothing to search for"),

@@ -9,14 +9,16 @@ import pytest
 from conftest import write_rows
 from hydratune.errors import ConfigError
 from hydratune.evaluation.power import least_difference, rows_needed
-from hydratune.sweeps import launch
-from hydratune.sweeps.idle_settings import (
+from hydratune.experiment.idle_settings import (
     RULES,
     ExpectedRows,
     effective,
     expected_rows,
     idle_reason,
+    remedy,
+    without_effect,
 )
+from hydratune.sweeps import launch
 from hydratune.sweeps.test_size import too_few_test_rows
 from test_config import compose
 
@@ -42,7 +44,7 @@ def jobs_run(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     [
         ("trainer.max_epochs=1,2", "trainer.max_steps=4 ends training before"),
         ("optimizer.decay_ratio=0.1,0.3", "only optimizer.schedule=wsd uses it"),
-        ("name=a,b", "it is a name, for people"),
+        ("name=a,b", "it is a name"),
     ],
 )
 def test_a_sweep_over_a_setting_without_effect_is_refused(
@@ -125,6 +127,41 @@ def test_settings_are_idle_beside_others(
     assert effective(compose(*idle, setting)) == effective(compose(*idle))
     assert not idle_reason(compose(*used, setting), key)
     assert effective(compose(*used, setting)) != effective(compose(*used))
+
+
+@pytest.mark.parametrize(("setting", "idle", "used"), PAIRS)
+def test_the_remedy_of_a_rule_gives_the_setting_an_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, idle: list[str], used: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "y"):
+        write_rows(tmp_path / f"{name}.jsonl", [{"prompt": "a", "completion": "b"}] * 40)
+    settings = compose(*idle, setting)
+    if advice := remedy(settings, setting.partition("=")[0].lstrip("+")):
+        (sentence,) = without_effect(settings, [setting])
+        assert sentence.startswith(f"{setting} has no effect: ") and advice in sentence
+        assert not list(without_effect(compose(*idle, advice, setting), [setting]))
+
+
+def test_a_run_names_its_settings_without_effect_once(
+    hydratune: Command, jobs_run: list[list[str]]
+) -> None:
+    idle = ("trainer.max_epochs=3", "optimizer.power=2", "name=a", "optimizer.lr=1e-3")
+    code, text = hydratune("train", *SMOKE, *idle, "preview=2")
+    assert code == 0, text
+    assert "trainer.max_epochs=3 has no effect: trainer.max_steps=4 ends training before" in text
+    assert "optimizer.power=2 has no effect" in text and text.count("has no effect") == 2
+    _, text = hydratune("train", "-m", *SMOKE, *idle, "seed=0,1")
+    assert jobs_run == [["0", "1"]]
+    assert text.count("has no effect") == 2, text
+
+
+def test_a_setting_with_an_effect_in_one_job_is_not_called_idle(
+    hydratune: Command, jobs_run: list[list[str]]
+) -> None:
+    words = ("optimizer.power=2", "optimizer.schedule=cosine,polynomial")
+    _, text = hydratune("train", "-m", *SMOKE, *words)
+    assert jobs_run == [["0", "1"]] and "has no effect" not in text
 
 
 def test_every_rule_has_a_case() -> None:

@@ -127,6 +127,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     )
     assert "which values" in found["parameters.trainer.max_steps"]
     assert "no run has such a metric" in found["metric.name"]
+    assert "did you mean name: val/loss?" in found["metric.name"]
 
 
 def test_parameters_are_needed() -> None:

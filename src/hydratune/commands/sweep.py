@@ -49,10 +49,18 @@ def train_arguments(args: Sequence[str]) -> list[str]:
     for word in args:
         name = word.removeprefix("--").partition("=")[0]
         if name in _OPTIONS and "=" in word:
+            _check_number(word.removeprefix("--"))
             words.append(f"hydra.sweeper.{word.removeprefix('--')}")
         elif word != target and word not in ("-m", "--multirun"):
             words.append(word)
     return ["-m", "hydra/sweeper=wandb", f"{key}={quoted_value(target)}", *words]
+
+
+def _check_number(option: str) -> None:
+    """Raise ``InputError`` if the value of ``count=`` or ``together=`` is no whole number."""
+    name, _, value = option.partition("=")
+    if not value.isdecimal() and not (name == "count" and value == "null"):
+        raise InputError(f"{option}: give a whole number of trials, such as {name}=4")
 
 
 def _is_target(word: str, args: Sequence[str]) -> bool:

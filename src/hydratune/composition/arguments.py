@@ -103,7 +103,7 @@ def _unknown_flag(word: str, following: str | None) -> str:
 def _refuse_flags_together(flags: Sequence[str]) -> None:
     """Raise ``InputError`` for flags that Hydra refuses together."""
     is_sweep = "-m" in flags or "--multirun" in flags
-    shows = next((f for f in flags if f.partition("=")[0] in ("-c", "--cfg", *_INFO)), None)
+    shows = flag_that_shows(flags)
     if is_sweep and shows is not None:
         raise InputError(
             f"-m and {shows.partition('=')[0]} cannot be given together: it shows the settings of"
@@ -111,11 +111,19 @@ def _refuse_flags_together(flags: Sequence[str]) -> None:
         )
 
 
-def check_settings(settings: Sequence[str], command: str, *, is_sweep: bool = False) -> list[str]:
+def flag_that_shows(flags: Sequence[str]) -> str | None:
+    """Return the flag with which settings are shown instead of used, or None."""
+    return next((f for f in flags if f.partition("=")[0] in ("-c", "--cfg", *_INFO)), None)
+
+
+def check_settings(
+    settings: Sequence[str], command: str, *, is_sweep: bool = False, shows: bool = False
+) -> list[str]:
     """Return ``settings`` with quotes where a text would be read as a number.
 
     Raises ``ConfigError`` for options of groups that are none, for ``None``, and for settings of
-    Hydra that ``command`` cannot honour. ``is_sweep``: -m is given.
+    Hydra that ``command`` cannot honour.
+    ``is_sweep``: -m is given; ``shows``: the settings are only shown.
     """
     problems: list[Problem] = []
     result: list[str] = []
@@ -128,7 +136,7 @@ def check_settings(settings: Sequence[str], command: str, *, is_sweep: bool = Fa
         if override.key_or_group in all_variants() and override.package is None:
             problems += _group_problems(override, setting, command)
         else:
-            problems += hydra_problems(override, setting, command)
+            problems += hydra_problems(override, setting, command, is_sweep=is_sweep or shows)
             problems += _none_problems(override, setting)
         if not is_sweep:
             problems += sweep_problems(override, setting, command)
@@ -136,6 +144,20 @@ def check_settings(settings: Sequence[str], command: str, *, is_sweep: bool = Fa
     if problems:
         raise ConfigError(problems)
     return result
+
+
+def repeated_settings(settings: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for every setting that is given several times, with different values."""
+    values: dict[str, list[str]] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if equals:
+            values.setdefault(key.lstrip("+"), []).append(value)
+    for key, given in values.items():
+        if len(set(given)) > 1:
+            times = "twice" if len(given) == 2 else f"{len(given)} times"
+            last = shlex.quote(f"{key}={given[-1]}")
+            yield f"{key} is given {times}, and only the last value is used: {last}"
 
 
 def _group_problems(override: Override, setting: str, command: str) -> Iterator[Problem]:

@@ -14,7 +14,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.bounds import check_yaml
-from hydratune.composition.arguments import check_settings, expand_home, read_arguments
+from hydratune.composition.arguments import (
+    check_settings,
+    expand_home,
+    flag_that_shows,
+    read_arguments,
+    repeated_settings,
+)
 from hydratune.composition.mappings import schema_problem
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
@@ -67,7 +73,10 @@ def _read(command: str, args: Sequence[str]) -> list[str]:
     is_sweep = "-m" in arguments.flags or "--multirun" in arguments.flags
     if is_sweep and command != "train":
         raise InputError("this command runs once; for a sweep use hydratune train -m")
-    checked = check_settings(arguments.settings, command, is_sweep=is_sweep)
+    shows = flag_that_shows(arguments.flags) is not None
+    checked = check_settings(arguments.settings, command, is_sweep=is_sweep, shows=shows)
+    for notice in repeated_settings(arguments.settings):
+        print_error(f"hydratune {command}: {notice}")
     return [*arguments.flags, *checked]
 
 

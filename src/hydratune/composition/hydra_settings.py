@@ -17,20 +17,27 @@ from hydratune.settings.commands import COMMANDS
 
 LAUNCHERS = ("pack", "process")  # those of hydra_plugins.hydratune_launcher
 RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+_OF_SWEEPS = ("hydra.launcher", "hydra.sweeper", "hydra.sweep.")
 
 
-def hydra_problems(override: Override, setting: str, command: str) -> Iterator[Problem]:
-    """Yield what is wrong with a setting below ``hydra``."""
+def hydra_problems(
+    override: Override, setting: str, command: str, *, is_sweep: bool
+) -> Iterator[Problem]:
+    """Yield what is wrong with a setting below ``hydra``; ``is_sweep``: -m is given."""
     key, typed = override.key_or_group, setting.partition("=")[2]
+    if key in ("hydra.launcher", "hydra.sweeper") and not isinstance(override._value, dict):
+        why, fix = "it is chosen with a slash, not with a dot", setting.replace(".", "/", 1)
+        yield Problem(key, typed, why, fix if is_sweep else fix_of_sweep(fix, command))
+        return
+    if not is_sweep and key.replace("/", ".").startswith(_OF_SWEEPS):
+        yield Problem(key, typed, "only a sweep uses it", fix_of_sweep(setting, command))
+        return
     if key in RUN_FOLDERS and command != "train":
         yield _run_folder_problem(key, setting, command)
     elif key == "hydra.job.chdir" and override._value is True:
         why = "relative paths of settings would be looked for in the run directory"
         fix = "leave it out; hydra.run.dir=DIR chooses the place of the results"
         yield Problem(key, "true", why, fix)
-    elif key in ("hydra.launcher", "hydra.sweeper") and not isinstance(override._value, dict):
-        why = "it is chosen with a slash, not with a dot"
-        yield Problem(key, typed, why, f"{key.replace('.', '/')}={typed}")
     elif key == "hydra/launcher" and typed not in LAUNCHERS:
         yield launcher_problem(typed)
 
@@ -74,7 +81,11 @@ def sweep_problems(override: Override, setting: str, command: str) -> Iterator[P
 
 def fix_of_sweep(setting: str, command: str, *, search: bool = False) -> str:
     """Return what is typed for a sweep over the values of ``setting``; ``search``: at random."""
+    is_of_sweeps = setting.replace("/", ".").startswith(_OF_SWEEPS)
     if command != "train":
-        return f"hydratune {command} runs once: give one value"
+        return (
+            f"hydratune {command} runs once: {'leave it out' if is_of_sweeps else 'give one value'}"
+        )
     sweeper = " hydra/sweeper=random" if search else ""
-    return f"add -m for a sweep: -m{sweeper} {shlex.quote(setting)}"
+    fix = f"add -m for a sweep: -m{sweeper} {shlex.quote(setting)}"
+    return f"{fix}; or leave it out" if is_of_sweeps else fix

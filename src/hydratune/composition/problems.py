@@ -85,10 +85,16 @@ def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem
                 if problem is None or problem.key in [other.key for other in problems]:
                     return problems  # a setting that was removed is missing, which is not reported
                 problems.append(problem)
-                fewer = [o for o in remaining if o.lstrip("+~").split("=", 1)[0] != problem.key]
+                fewer = [o for o in remaining if not _belongs_to(o, problem.key)]
                 if len(fewer) == len(remaining):  # not one of the overrides: nothing to remove
                     return problems
                 remaining = fewer
+
+
+def _belongs_to(override: str, key: str) -> bool:
+    """Return whether ``override`` sets ``key``, or a setting of ``key`` if that is a group."""
+    name = override.lstrip("+~").split("=", 1)[0]
+    return name == key or (key in all_variants() and name.startswith(f"{key}."))
 
 
 @contextmanager
@@ -335,6 +341,11 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
         sweep = shlex.quote(f"{key}={typed_list[1]}")
         fix = f"for a sweep over these values, without brackets: -m {sweep}"
         return Problem(key, values[key], "it is one value, not a list", fix)
+    if key in values and "is not a ListConfig" in str(cause):
+        why = "this setting is a list, and the value is not"
+        return Problem(
+            key, values[key], why, f"with brackets: {shlex.quote(f'{key}=[{values[key]}]')}"
+        )
     if key not in values:
         related = [k for k in values if key.startswith(k) or k.startswith(key)]
         key = related[0] if related else key
@@ -343,6 +354,8 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
 
 def _plainer(message: str) -> str:
     """Return OmegaConf's message about a type, in the words of somebody who types a setting."""
+    if "is not Optional" in message:
+        return "this setting cannot be null"
     if "is not a ListConfig, list or tuple" in message:
         return "this setting is a list, and the value is not"
     if re.search(r"Cannot assign \w+ to Dict\[", message):

@@ -47,6 +47,13 @@ _OTHER_NAMES = {  # what other tools call a setting
     "model_name_or_path": "model.id",
     "base_model": "model.id",
     "dataset": "data",
+    "dataset_path": "data.train",
+    "data_path": "data.train",
+    "train_file": "data.train",
+    "file": "data.train",
+    "files": "data.train",
+    "validation_file": "data.validation",
+    "test_file": "data.test",
 }
 
 
@@ -72,6 +79,9 @@ def unknown_setting(
     do not exist with the ``chosen`` options are not suggested.
     """
     name = key.rpartition(".")[2]
+    if key == "data.path" and "." in value.rpartition("/")[2]:  # a file, which is no folder
+        as_file = unknown_setting("data.file", value, names, group, chosen)
+        return Problem(key, value, as_file.why, as_file.fix)
     if key.startswith("hydra.launcher."):
         return _unknown_launcher_setting(key, value, names)
     if mapping := _mapping_around(key):
@@ -236,8 +246,18 @@ def describe_type(key: str) -> str:
     description = next((text for word, text in words.items() if word in str(kind)), "")
     if description:
         return f"give {description}{' or null' if 'None' in str(kind) else ''}"
+    if kind in (str, "str") and (default := _default(key)):
+        return f"give a text, or leave it out for the default, {key}={default}"
     where = SHOW_LAUNCHER if key.startswith("hydra.launcher") else _SHOW_SETTINGS
     return f"{where} shows its type"
+
+
+def _default(key: str) -> str:
+    """Return the default of a setting that is a text, or ""."""
+    group, _, name = key.rpartition(".")
+    kinds = all_variants().get(group, {}).values() if group else [TrainConfig]
+    defaults = (f.default for k in kinds for f in fields(k) if f.name == name)
+    return next((text for text in defaults if isinstance(text, str)), "")
 
 
 def setting_type(key: str) -> str:

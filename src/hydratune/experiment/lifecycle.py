@@ -19,8 +19,10 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 
 from hydratune.adapters.folder import use_saved_settings
+from hydratune.console import console
 from hydratune.data.source_errors import check_first_rows
 from hydratune.errors import (
     ConfigError,
@@ -33,6 +35,7 @@ from hydratune.errors import (
     summarise,
 )
 from hydratune.experiment import extension
+from hydratune.experiment.idle_settings import without_effect
 from hydratune.experiment.interrupts import listen
 from hydratune.records.files import write_text
 from hydratune.records.run_directory import RunDirectory, RunFile, alone, is_main_process
@@ -75,6 +78,7 @@ def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], 
             check_first_rows(data)
         if isinstance(config, TrainConfig):
             _check_parts(config)
+            _say_what_has_no_effect(config, settings)
         keeps_record = kind is TrainConfig and is_main_process()
         if not isinstance(config, TrainConfig) or config.preview:
             keeps_record = False
@@ -107,6 +111,13 @@ def _check_parts(config: TrainConfig) -> None:
         check_callbacks(config.trainer)
     if config.trainer.strategy != "auto":
         refuse(only_in_this_process(config))
+
+
+def _say_what_has_no_effect(config: TrainConfig, settings: HydraConf) -> None:
+    """Print the settings that the user typed and that change nothing beside the others."""
+    if is_main_process():
+        for sentence in without_effect(config, typed_overrides(settings.overrides.task)):
+            console.print(f"[yellow]{escape(sentence)}", soft_wrap=True)
 
 
 def _complete(config: TrainConfig, directory: RunDirectory, settings: HydraConf) -> TrainConfig:

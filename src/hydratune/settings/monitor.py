@@ -117,11 +117,16 @@ def _is_of_one_class(metric: str) -> bool:
 
 def _suggestion(metric: str) -> str:
     known = known_metrics()
-    near = [name for name in known if name.rpartition("/")[2] == metric.rpartition("/")[2]]
-    near = near or difflib.get_close_matches(metric, known, n=1, cutoff=0.8)
-    if near:
-        return f"did you mean {KEY}={near[0]}?"
+    if near := nearest_metric(metric, known):
+        return f"did you mean {KEY}={near}?"
     return f"{LOSS}, or one of: {', '.join(known[1:])}"
+
+
+def nearest_metric(metric: str, known: Sequence[str]) -> str:
+    """Return the one of the ``known`` metrics that ``metric`` stands for, or ""."""
+    same_name = [name for name in known if name.rpartition("/")[2] == metric.rpartition("/")[2]]
+    near = same_name or difflib.get_close_matches(metric, known, n=1, cutoff=0.8)
+    return near[0] if near else ""
 
 
 def measuring_families(metric: str) -> Sequence[str]:

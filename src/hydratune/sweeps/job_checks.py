@@ -32,7 +32,7 @@ from hydratune.settings.used_parts import only_in_this_process
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, without_hydra
 from hydratune.sweeps.test_size import say_if_too_few_test_rows
-from hydratune.sweeps.void_axes import effective_identity, void_axes
+from hydratune.sweeps.void_axes import effective_identity, void_axes, without_effect_on_any
 from hydratune.tracking import environment
 
 # names in the folder of a sweep that are not folders of jobs
@@ -76,6 +76,9 @@ def check_jobs(
     jobs = _without_repeats(jobs, lambda settings: stable_hash(plain(settings)), "has the settings")
     if void := list(void_axes(jobs)):
         raise ConfigError(void, prefix=f"sweep of {len(overrides)} jobs: ")
+    common = [key for key in overrides[0] if all(key in own for own in overrides)]
+    for sentence in without_effect_on_any(jobs, common):
+        console.print(f"[yellow]{escape(sentence)}", soft_wrap=True)
     say_if_too_few_test_rows([job.settings for job in jobs])
     return _without_repeats(jobs, effective_identity, "has, where it matters, the settings")
 

@@ -203,13 +203,19 @@ def print_wandb_hint(folder: Path) -> None:
 
 
 def table_of_failures(failed: Sequence[tuple[SweepJob, str]], title: str) -> Table:
-    """Return a table of jobs and the reasons for which they failed."""
+    """Return a table of jobs and the reasons for which they failed; equal reasons share a row."""
+    by_reason: dict[str, list[SweepJob]] = {}
+    for job, reason in failed:
+        by_reason.setdefault(reason, []).append(job)
     table = Table(title=title, title_justify="left", title_style="bold red", header_style="bold")
     for column in ("job", "settings", "reason"):
         table.add_column(column, overflow="fold")
-    for job, reason in failed:
-        settings = ", ".join(f"{key}={value}" for key, value in job.varying.items())
-        table.add_row(job.name, escape(mask(settings)), escape(mask(reason)))
+    for reason, jobs in by_reason.items():
+        names = "\n".join(job.name for job in jobs)
+        settings = "\n".join(
+            ", ".join(f"{key}={value}" for key, value in job.varying.items()) for job in jobs
+        )
+        table.add_row(names, escape(mask(settings)), escape(mask(reason)))
     return table
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from hydratune.console import console
 from hydratune.evaluation.power import least_difference, rows_needed
+from hydratune.experiment.idle_settings import expected_rows
 from hydratune.settings.commands import TrainConfig
-from hydratune.sweeps.idle_settings import expected_rows
 
 _DISAGREEING = 0.3  # share of the rows on which one of two models is right, a usual one
 _LARGEST = 0.25  # least difference of two rates above which nothing is said to be measurable

@@ -1,12 +1,13 @@
 """Swept settings that have no effect on any job: a sweep over them trains the same model again."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from hydratune.data.rows import stable_hash
 from hydratune.errors import Problem
+from hydratune.experiment.idle_settings import effective, idle_reason, remedy, without_effect
 from hydratune.settings.commands import TrainConfig
-from hydratune.sweeps.idle_settings import effective, idle_reason
 from hydratune.sweeps.planning import PlannedJob
 
 
@@ -29,11 +30,20 @@ def void_axes(jobs: Sequence[PlannedJob]) -> Iterator[Problem]:
             yield void_axis(key, [job.job.varying.get(key, "") for job in jobs], jobs[0].settings)
 
 
+def without_effect_on_any(jobs: Sequence[PlannedJob], overrides: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for each of the typed ``overrides`` that changes nothing of any job."""
+    said = [dict.fromkeys(without_effect(job.settings, overrides)) for job in jobs]
+    yield from (text for text in said[0] if all(text in own for own in said))
+
+
 def void_axis(key: str, values: Sequence[str], settings: TrainConfig) -> Problem:
     """Return the problem of a setting that changes no job; ``settings``: those of one job."""
     reason = idle_reason(settings, key) or "another setting decides it"
     why = f"it changes no result here ({reason}): every value would train the same model again"
-    return Problem(key, ",".join(dict.fromkeys(values)), why, "give one value, or leave it out")
+    fix = "give one value, or leave it out"
+    if advice := remedy(settings, key):
+        fix += f"; it has an effect with {shlex.quote(advice)}"
+    return Problem(key, ",".join(dict.fromkeys(values)), why, fix)
 
 
 def effective_identity(settings: TrainConfig) -> str:

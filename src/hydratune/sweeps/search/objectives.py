@@ -8,10 +8,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hydratune.errors import ConfigError, Problem
-from hydratune.metric_table import ANSWER_METRICS, OBJECTIVE, RUN_METRICS, VALIDATION
+from hydratune.metric_table import (
+    ANSWER_METRICS,
+    OBJECTIVE,
+    RUN_METRICS,
+    VALIDATION,
+    lower_is_better,
+)
 from hydratune.records.status import Rung
 from hydratune.settings.commands import TrainConfig
-from hydratune.settings.monitor import LOSS, Monitor, known_metrics, test_rows_problem
+from hydratune.settings.monitor import (
+    LOSS,
+    MODES,
+    Monitor,
+    known_metrics,
+    nearest_metric,
+    test_rows_problem,
+)
 
 # names of metrics.json that a trial can be judged by, and what such names begin with
 _METRICS = (
@@ -22,7 +35,7 @@ _METRIC_FAMILIES = (
     *(f"{VALIDATION}/{row.name[:-1]}" for row in ANSWER_METRICS if row.name.endswith("/*")),
     *("forgetting/", "memorisation/", "fit/"),
 )
-_KEY = "hydra.sweeper.objectives"
+KEY = "hydra.sweeper.objectives"
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ def read_objectives(value: object, monitor: Monitor | None = None) -> list[Searc
     if not pairs or len({metric for metric, _ in pairs}) < len(pairs):
         why = "the same metric is listed twice" if pairs else "there is nothing to search for"
         fix = "for example [val/loss:min,cost/cpu_seconds:min]"
-        problems.append(Problem(_KEY, value, why, fix))
+        problems.append(Problem(KEY, value, why, fix))
     if problems:
         raise ConfigError(problems, prefix="search: ")
     return [SearchObjective(metric, direction) for metric, direction in pairs]
@@ -78,16 +91,24 @@ def _pairs(value: object) -> list[tuple[str, str]]:
 
 
 def _problem(metric: str, direction: str) -> Problem | None:
-    if problem := test_rows_problem(_KEY, metric, f"{metric}:{direction}".rstrip(":")):
+    if problem := test_rows_problem(KEY, metric, f"{metric}:{direction}".rstrip(":")):
         return problem
     if not _is_metric(metric):
-        families = "".join(f", {family}NAME" for family in _METRIC_FAMILIES)
-        fix = f"one of: {', '.join(dict.fromkeys([*_METRICS, *known_metrics()]))}{families}"
-        return Problem(_KEY, metric, "no run has such a metric", fix)
+        return Problem(KEY, metric, "no run has such a metric", _suggestion(metric, direction))
     if direction not in ("min", "max"):
-        fix = f"{_KEY}={metric}:min or {metric}:max"
-        return Problem(_KEY, metric, "its direction must be min or max", fix)
+        fix = f"{KEY}={metric}:min or {metric}:max"
+        return Problem(KEY, metric, "its direction must be min or max", fix)
     return None
+
+
+def _suggestion(metric: str, direction: str) -> str:
+    """Return what to search for instead of a ``metric`` that does not exist."""
+    known = list(dict.fromkeys([*_METRICS, *known_metrics()]))
+    if near := nearest_metric(metric, known):
+        own = "min" if lower_is_better(near) else "max"
+        return f"did you mean {KEY}={near}:{direction if direction in MODES else own}?"
+    families = "".join(f", {family}NAME" for family in _METRIC_FAMILIES)
+    return f"one of: {', '.join(known)}{families}"
 
 
 def _is_metric(name: str) -> bool:
@@ -110,4 +131,4 @@ def refuse_unmeasured(
             if monitored.metric != metric and (single or not measures):
                 why = "it is not measured during training"
                 fix = f"set trainer.monitor={metric}"
-                raise ConfigError([Problem(_KEY, metric, why, fix)], prefix="search: ")
+                raise ConfigError([Problem(KEY, metric, why, fix)], prefix="search: ")

@@ -14,7 +14,7 @@ from hydratune.metric_table import lower_is_better
 from hydratune.records.files import Json
 from hydratune.settings.monitor import KEY as MONITOR
 from hydratune.settings.monitor import test_rows_problem
-from hydratune.sweeps.search.objectives import SearchObjective, read_objectives
+from hydratune.sweeps.search.objectives import KEY, SearchObjective, read_objectives
 from hydratune.sweeps.wandb_sweep.parameters import Parameter, overrides_of, read_parameters
 
 METHODS = ("grid", "random", "bayes")
@@ -136,7 +136,7 @@ def _objective(content: Mapping[str, Json], problems: list[Problem]) -> SearchOb
 
 def metric_problem(name: str, problem: Problem) -> Problem:
     """Return what is wrong with a metric as a problem of the sweep's definition."""
-    fix = problem.fix
+    fix = re.sub(rf"{KEY}=([^\s?]+):(?:min|max)", r"name: \1", problem.fix)
     if problem.fix.rpartition("=")[0].endswith("trainer.monitor"):
         fix += f" among the settings, and metric: {{name: {fix.rpartition('=')[2]}, ...}}"
     return Problem("metric.name", name, problem.why, fix)

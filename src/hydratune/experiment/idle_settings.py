@@ -6,7 +6,8 @@ the same model several times.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -36,10 +37,12 @@ class ExpectedRows:
 
 @dataclass(frozen=True)
 class IdleRule:
-    """When settings have no effect. A key that ends with a dot stands for all below it."""
+    """When settings have no effect on a result. A key that ends with a dot stands for all below."""
 
     keys: tuple[str, ...]
     reason: Callable[[TrainConfig], str]  # empty: they have an effect
+    remedy: str = ""  # a setting with which they have one
+    is_label: bool = False  # they are not meant to have one
 
     def covers(self, key: str) -> bool:
         """Return whether the rule is about a setting."""
@@ -50,6 +53,24 @@ def idle_reason(settings: TrainConfig, key: str) -> str:
     """Return why a setting has no effect beside the others, or ""."""
     reasons = (rule.reason(settings) for rule in RULES if rule.covers(key))
     return next(filter(None, reasons), "")
+
+
+def remedy(settings: TrainConfig, key: str) -> str:
+    """Return a setting with which ``key``, which has no effect, has one; "" if there is none."""
+    rules = (rule for rule in RULES if rule.covers(key) and rule.reason(settings))
+    return next((rule.remedy for rule in rules), "")
+
+
+def without_effect(settings: TrainConfig, overrides: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for each of the typed ``overrides`` that changes nothing of the run."""
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if any(rule.is_label and rule.covers(key) for rule in RULES):
+            continue
+        if reason := idle_reason(settings, key):
+            advice = remedy(settings, key)
+            fix = f"; {shlex.quote(advice)} gives it one" if advice else ""
+            yield f"{override} has no effect: {reason}{fix}"
 
 
 def effective(settings: TrainConfig) -> Mapping[str, object]:
@@ -164,22 +185,25 @@ def _has_schedule(*schedules: Schedule) -> Callable[[TrainConfig], bool]:
 
 
 RULES: tuple[IdleRule, ...] = (
-    IdleRule(("name", "model.name", "model.licence"), lambda _: "it is a name, for people"),
-    IdleRule(("resume",), lambda _: "it says what becomes of an earlier run"),
+    IdleRule(("name", "model.name", "model.licence"), lambda _: "it is a name", is_label=True),
+    IdleRule(("resume",), lambda _: "it says what becomes of an earlier run", is_label=True),
     IdleRule(
         ("tracking.",),
         lambda _: "it says where runs are mirrored, and changes none of their results",
+        is_label=True,
     ),
-    IdleRule(("trainer.max_epochs",), _epochs),
+    IdleRule(("trainer.max_epochs",), _epochs, "trainer.max_steps=null"),
     IdleRule(("trainer.max_steps",), _steps),
     IdleRule(("trainer.early_stopping_patience",), _patience),
     IdleRule(
         ("optimizer.decay_ratio",),
         _unless(_has_schedule(Schedule.wsd), "only optimizer.schedule=wsd uses it"),
+        "optimizer.schedule=wsd",
     ),
     IdleRule(
         ("optimizer.power",),
         _unless(_has_schedule(Schedule.polynomial), "only optimizer.schedule=polynomial uses it"),
+        "optimizer.schedule=polynomial",
     ),
     IdleRule(
         ("optimizer.min_lr_ratio",),
@@ -187,14 +211,17 @@ RULES: tuple[IdleRule, ...] = (
             lambda s: s.optimizer.schedule is not Schedule.constant,
             "with optimizer.schedule=constant the learning rate does not fall",
         ),
+        "optimizer.schedule=cosine",
     ),
     IdleRule(
         ("optimizer.decay_norms_and_biases", "optimizer.weight_decay_groups."),
         _unless(lambda s: s.optimizer.weight_decay > 0, "optimizer.weight_decay=0"),
+        "optimizer.weight_decay=0.1",
     ),
     IdleRule(
         ("adapter.eps",),
         _unless(lambda s: getattr(s.adapter, "coft", True), "only adapter.coft=true uses it"),
+        "adapter.coft=true",
     ),
     IdleRule(
         ("adapter.num_cayley_neumann_terms",),
@@ -202,33 +229,39 @@ RULES: tuple[IdleRule, ...] = (
             lambda s: getattr(s.adapter, "use_cayley_neumann", True),
             "only adapter.use_cayley_neumann=true uses it",
         ),
+        "adapter.use_cayley_neumann=true",
     ),
     IdleRule(
         ("data.split_overlap",),
         _unless(
             lambda s: s.data.overlength is Overlength.split, "only data.overlength=split uses it"
         ),
+        "data.overlength=split",
     ),
     IdleRule(("data.validation_fraction",), _split_off("validation")),
     IdleRule(("data.test_fraction",), _split_off("test")),
-    IdleRule(("evaluation.shots",), _fewshot),
+    IdleRule(("evaluation.shots",), _fewshot, "evaluation.baselines=[base,fewshot]"),
     IdleRule(
         ("evaluation.validation_rows",),
         _unless(
             lambda s: s.evaluation.validate_every is not None or s.trainer.monitor != LOSS,
             "no answers to validation rows are generated with evaluation.validate_every=null",
         ),
+        "evaluation.validate_every=1",
     ),
     IdleRule(
         ("evaluation.run_code",),
         _unless(lambda s: "code" in (s.evaluation.metrics or ()), "evaluation.metrics has no code"),
+        "evaluation.metrics=[code]",
     ),
     IdleRule(
         tuple(f"evaluation.forgetting.{name}" for name in _FORGETTING),
         _unless(lambda s: s.evaluation.forgetting.measure, "evaluation.forgetting.measure=false"),
+        "evaluation.forgetting.measure=true",
     ),
     IdleRule(
         ("evaluation.forgetting.answer_tokens",),
         _unless(lambda s: s.evaluation.forgetting.answers, "evaluation.forgetting.answers=false"),
+        "evaluation.forgetting.answers=true",
     ),
 )
