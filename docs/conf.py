@@ -19,6 +19,7 @@ extensions = ["myst_parser", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = True
+smartquotes = False  # it would make one dash of --help
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3  # links to headings, PAGE.md#heading, are checked

@@ -106,6 +106,8 @@ def _default(defaults: object, name: str) -> str:
         return f"`{value.value}`"
     if is_dataclass(value) or value == "":
         return ""
+    if isinstance(value, list):
+        return f"`[{','.join(str(getattr(item, 'value', item)) for item in value)}]`"
     return f"`{value}`"
 
 
@@ -185,8 +187,8 @@ def _commands_page() -> str:
     """Return the page of the commands, with the help that the program prints."""
     parts: list[Iterable[str] | str] = [
         _table(("command", "what it does"), [(f"`{n}`", text) for n, text in cli.COMMANDS.items()]),
-        "Settings: of [the commands](settings_commands.md), of each group, of"
-        " [sweeps and searches](settings_sweep.md).",
+        "What can be set: [settings of the commands](settings_commands.md), of"
+        " [sweeps and searches](settings_sweep.md), and of each group.",
         "## hydratune --help",
         _block(_printed("--help")),
         "## Flags",
