@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import doc_pages
+from conftest import SMALL
 from hydratune import cli, metric_table
 from hydratune.composition import CONF
 from hydratune.settings.commands import COMMANDS
@@ -215,6 +217,32 @@ def test_the_refusal_on_the_page_is_what_the_program_prints(hydratune: Command) 
     (block,) = re.findall(r"```text\n\$ hydratune (train .*?)\n(.*?)```", page, re.DOTALL)
     code, text = hydratune(*block[0].split())
     assert code == 2 and text.strip() == block[1].strip()
+
+
+def python_blocks(page: str) -> list[tuple[str, str]]:
+    """Return every Python block of a page, with the output that is shown right below it or ""."""
+    text = (doc_pages.DOCS / page).read_text("utf-8")
+    return re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, re.DOTALL)
+
+
+def test_the_settings_on_the_page_of_python_are_composed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ((code, shown),) = [block for block in python_blocks("howto/python.md") if block[1]]
+    exec(code, {})
+    assert capsys.readouterr().out == shown and "print(" in code
+
+
+@pytest.mark.slow
+def test_the_page_of_python_reads_the_files_of_a_run(hydratune: Command) -> None:
+    code, _ = hydratune("train", *SMALL, "hydra.run.dir=run")
+    assert code == 0
+    (reading, _), *_ = python_blocks("howto/python.md")
+    reading = reading.partition("model = ")[0].replace("outputs/contracts/TIME", "run")
+    names: dict[str, Any] = {}
+    exec(reading, names)
+    assert names["metrics"]["val/loss"] > 0
+    assert len(names["history"]) == 2 and len(names["predictions"]) == 2
 
 
 @pytest.mark.slow
