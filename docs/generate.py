@@ -229,10 +229,17 @@ def _options_page() -> str:
 
 
 def _comment(file: Path) -> str:
-    """Return the first line of comment in a file that says what it is for."""
+    """Return the first line of comment in a file that says what it is for.
+
+    A sentence that goes on in the next line is left out, or completed if it is the only one.
+    """
     lines = [line for line in file.read_text("utf-8").splitlines() if line.startswith("# ")]
     texts = [line[2:] for line in lines if not line.startswith(("# @package", "# hydratune train"))]
-    return texts[0] if texts else ""
+    first = texts[0] if texts else ""
+    if len(texts) < 2 or not texts[1][:1].islower():
+        return first
+    whole = first.rpartition(". ")[0]
+    return f"{whole}." if whole else f"{first} {texts[1]}"
 
 
 def _metrics_page() -> str:
