@@ -124,7 +124,8 @@ def settings_with_values(page: Path) -> list[str]:
     groups = "|".join([*all_variants(), r"hydra\.launcher", r"hydra\.sweeper"])
     pattern = rf"\+?(({groups})(\.\w+)*|resume|seed|preview)=\S+"
     code = lines_of_code(page.read_text("utf-8"))
-    return sorted({line for line in code if re.fullmatch(pattern, line) and ".NAME" not in line})
+    shown = {line for line in code if re.fullmatch(pattern, line)}
+    return sorted(line for line in shown if not re.search(r"\b(NAME|OPTION)\b", line))
 
 
 def compose_settings(shown: list[str]) -> None:
