@@ -231,7 +231,7 @@ def _options_page() -> str:
 def _comment(file: Path) -> str:
     """Return the first line of comment in a file that says what it is for.
 
-    A sentence that goes on in the next line is left out, or completed if it is the only one.
+    A sentence that continues in the next line is left out, or completed if it is the only one.
     """
     lines = [line for line in file.read_text("utf-8").splitlines() if line.startswith("# ")]
     texts = [line[2:] for line in lines if not line.startswith(("# @package", "# hydratune train"))]
