@@ -140,11 +140,11 @@ def run_grid(folder: Path, seeds: int, snips: Path | None) -> None:
         ]
     else:
         task = [
-            *("data=snips", f"data.path={snips}", "data.max_train_rows=192"),
-            *("data.max_validation_rows=32", "data.max_test_rows=2"),
-            "evaluation.validation_rows=16",
+            *("data=snips", f"data.path={snips}", "data.max_train_rows=96"),
+            *("data.max_validation_rows=24", "data.max_test_rows=2"),
+            "evaluation.validation_rows=12",
             *("optimizer.lr=3e-4,1e-3,3e-3", "adapter.r=4,16", "data.batch_size=8"),
-            *("trainer.max_epochs=2", "trainer.validations_per_epoch=6"),
+            *("trainer.max_epochs=2", "trainer.validations_per_epoch=4"),
         ]
     words = [*common, *task]
     command = [sys.executable, "-m", "hydratune", "train", "-m", *words]

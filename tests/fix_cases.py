@@ -312,7 +312,7 @@ NOT_TYPED: dict[str, str] = {
             "experiment.extension:_changed",
             "experiment.extension:_not_longer",
             "experiment.extension:_problem",
-            "experiment.lifecycle:_refuse_foreign_directory",
+            "experiment.lifecycle:refuse_foreign_directory",
             "experiment.other_texts:evaluate_other_texts",
             "experiment.other_texts:_read_texts",
             "experiment.other_texts:_window",

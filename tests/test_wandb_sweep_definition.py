@@ -10,8 +10,8 @@ import yaml
 
 from hydratune.commands.sweep import train_arguments
 from hydratune.errors import ConfigError, InputError
+from hydratune.settings.overrides import value_text
 from hydratune.sweeps.wandb_sweep.definition import read_definition
-from hydratune.sweeps.wandb_sweep.parameters import value_text
 from hydratune.tracking.wandb_options import _with_parameters
 from hydratune.tracking.wandb_sweep import parse_sweep
 from wandb_sweep_cases import sweep_file

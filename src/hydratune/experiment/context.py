@@ -26,9 +26,23 @@ from hydratune.training.protocols import (
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hydratune.models.compute import Compute
+    from hydratune.settings.commands import TrainConfig
+    from hydratune.settings.model import Source
 
 Made = TypeVar("Made")
 Model = TypeVar("Model", bound="nn.Module")
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """The base model as it is loaded, frozen."""
+
+    source: "Source"
+    tokenizer: "PreTrainedTokenizerBase"
+    model: "PreTrainedModel"
 
 
 class Resources(SharedResources, Protocol):
@@ -119,14 +133,12 @@ class SingleRunCompute:
         return hardware.cpu_seconds()
 
 
+@dataclass(frozen=True)
 class SingleRunSchedule(NeverHalved):
     """The run continues to its end, unless the user interrupts it."""
 
+    began: float = STARTED
     stop: Callable[[], None] | None = None
-
-    @property
-    def began(self) -> float:
-        return STARTED
 
     def ignore_interrupts(self) -> None:
         ignore_signals()
@@ -139,3 +151,5 @@ class RunContext:
     resources: Resources = field(default_factory=SingleRunResources)
     compute: ComputeEngine = field(default_factory=SingleRunCompute)
     schedule: RunSchedule = field(default_factory=SingleRunSchedule)
+    # returns the base model; None: it is loaded as the settings say
+    load_base: "Callable[[TrainConfig, Compute], LoadedBase] | None" = None

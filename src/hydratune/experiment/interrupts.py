@@ -2,8 +2,10 @@
 
 import os
 import signal
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -36,15 +38,35 @@ def listen() -> None:
     _install()
 
 
+@contextmanager
+def listening() -> Iterator[None]:
+    """End the run in the block at a signal, as ``listen`` does; the handlers are restored after."""
+    numbers = [number for name in _HANDLERS if (number := getattr(signal, name, None)) is not None]
+    before = {number: signal.getsignal(number) for number in numbers}
+    listen()
+    try:
+        yield
+    finally:
+        if _is_main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def ignore_signals() -> None:
     """Ignore signals from now on, because the run only saves its work."""
     _ending.asked_at, _ending.saving = _ending.asked_at or time.monotonic(), True
     _install()
 
 
+def _is_main_thread() -> bool:
+    """Return whether this thread may set handlers; no other one may."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def _install() -> None:
-    handlers = {"SIGINT": interrupt, "SIGTERM": interrupt, "SIGHUP": hang_up}
-    for name, handler in handlers.items():
+    if not _is_main_thread():
+        return
+    for name, handler in _HANDLERS.items():
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is None:
             continue
@@ -67,3 +89,6 @@ def hang_up(signum: int, frame: FrameType | None) -> None:
     """Interrupt the run without printing, which fails once the terminal is closed."""
     discard_output()
     interrupt(signum, frame)
+
+
+_HANDLERS = {"SIGINT": interrupt, "SIGTERM": interrupt, "SIGHUP": hang_up}

@@ -72,18 +72,18 @@ def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], 
         config = typed(composed, kind)
         if isinstance(config, TrainConfig):
             config = _complete(config, directory, settings)
-        config.check()
-        data = getattr(config, "data", None)
-        if isinstance(data, DataConfig):
-            check_first_rows(data)
-        if isinstance(config, TrainConfig):
-            _check_parts(config)
+            check_run(config)
             _say_what_has_no_effect(config, settings)
+        else:
+            config.check()
+            data = getattr(config, "data", None)
+            if isinstance(data, DataConfig):
+                check_first_rows(data)
         keeps_record = kind is TrainConfig and is_main_process()
         if not isinstance(config, TrainConfig) or config.preview:
             keeps_record = False
         if keeps_record:
-            _refuse_foreign_directory(directory, extending=_extends(config))
+            refuse_foreign_directory(directory, extending=_extends(config))
     except BaseException:
         _discard_unused(directory)
         raise
@@ -91,13 +91,31 @@ def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], 
         load()(config, directory)
         _discard_unused(directory)
         return
+    listen()
+    with kept_record(config, directory):
+        overrides = typed_overrides(settings.overrides.task)
+        write_hydra_files(directory, composed, settings, overrides)
+        load()(config, directory)
+
+
+def check_run(config: TrainConfig) -> None:
+    """Check the settings of a run, the first rows of its files, and what packages bring.
+
+    Raises ``ConfigError`` and ``DataError``.
+    """
+    config.check()
+    check_first_rows(config.data)
+    _check_parts(config)
+
+
+@contextmanager
+def kept_record(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
+    """Keep the record of the run that the block performs, in a directory that is its own."""
     with alone(directory.path):
-        listen()
         finished = directory.read_status() if directory.is_finished() else None
         begin(config, directory)
-        write_hydra_files(directory, composed, settings, typed_overrides(settings.overrides.task))
         with _restored_if_untrained(directory, finished), recorded(config, directory):
-            load()(config, directory)
+            yield
 
 
 def _check_parts(config: TrainConfig) -> None:
@@ -258,7 +276,7 @@ def _refuse_sweep_without_m(
     raise ConfigError([Problem("sweep", sweep, why, fix)])
 
 
-def _refuse_foreign_directory(directory: RunDirectory, *, extending: bool) -> None:
+def refuse_foreign_directory(directory: RunDirectory, *, extending: bool) -> None:
     """Refuse a directory with a finished run, with other files, or without write permission."""
     status = directory.read_status()
     if status.state is State.finished and not extending:

@@ -16,7 +16,7 @@ from hydratune.data.rows import Row, stable_hash
 from hydratune.data.sets import RowSets, load_sets
 from hydratune.evaluation import assess, canaries, metrics
 from hydratune.experiment import compatibility, notices
-from hydratune.experiment.context import Resources, RunContext
+from hydratune.experiment.context import LoadedBase, Resources, RunContext
 from hydratune.experiment.job import Job
 from hydratune.models import loading
 from hydratune.models.compute import Compute, compute_of
@@ -26,21 +26,11 @@ from hydratune.records.files import Json
 from hydratune.records.run_directory import is_main_process
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.evaluation import Baseline
-from hydratune.settings.model import Source
 from hydratune.settings.monitor import Monitor
 from hydratune.training.schedules import total_steps
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class _Base:
-    """The base model as it is loaded, frozen."""
-
-    source: Source
-    tokenizer: "PreTrainedTokenizerBase"
-    model: "PreTrainedModel"
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,8 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
         schema = json_schema(config.data)
         prepared = resources.shared("prepared", lambda: prepare_data(config.data))
         sets = resources.shared("sets", lambda: _load_sets(config, prepared))
-        base = resources.shared("base", lambda: _load_base(config, compute))
+        load = context.load_base or _load_base
+        base = resources.shared("base", lambda: load(config, compute))
     model = resources.own(base.model)
     start, warning = _check_adapter(config, base, model, resources)
     reader = loading.reader_of(config.model, base.tokenizer, model)
@@ -98,7 +89,7 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
 
 
 def _check_adapter(
-    config: TrainConfig, base: _Base, model: "PreTrainedModel", resources: Resources
+    config: TrainConfig, base: LoadedBase, model: "PreTrainedModel", resources: Resources
 ) -> tuple[AdapterFolder | None, str]:
     """Check that the model can take the adapter.
 
@@ -120,14 +111,14 @@ def _load_sets(config: TrainConfig, prepared: Prepared) -> RowSets:
     )
 
 
-def _load_base(config: TrainConfig, compute: Compute) -> _Base:
+def _load_base(config: TrainConfig, compute: Compute) -> LoadedBase:
     """Return the base model, prepared for its quantisation, and its tokenizer."""
     source = loading.locate(config.model)
     tokenizer = loading.load_tokenizer(config.model, source)
     model = loading.load_model(config.model, source, compute)
     refuse_router_loss(config.model, model.config)
     model = attach.prepare_quantised(model, config.model.quantization)
-    return _Base(loading.identified(source, config.model, model), tokenizer, model)
+    return LoadedBase(loading.identified(source, config.model, model), tokenizer, model)
 
 
 def _encode(config: TrainConfig, encoder: ChatEncoder, sets: RowSets) -> _Rows:

@@ -3,6 +3,7 @@
 A source ends in a folder or a hub name, which ``transformers`` loads by its usual way.
 """
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -36,6 +37,7 @@ PLAIN_TEMPLATE = (
     "{% else %}{{ m['content'] | trim + '\n' }}{% endif %}{% endfor %}"
 )
 Loaded = TypeVar("Loaded", covariant=True)
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 class _AutoClass(Protocol[Loaded]):
@@ -59,7 +61,16 @@ def load_tokenizer(model: ModelConfig, source: Source) -> PreTrainedTokenizerBas
 
     Raises ``ConfigError`` without a template.
     """
-    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, model, source)
+    return prepare_tokenizer(_from_pretrained(AutoTokenizer, model, source), model)
+
+
+def prepare_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, model: ModelConfig
+) -> PreTrainedTokenizerBase:
+    """Give a tokenizer the configured chat template and a padding token, and return it.
+
+    Raises ``ConfigError`` without a template.
+    """
     if model.chat_template == "plain":
         tokenizer.chat_template = plain_template(tokenizer)
     elif model.chat_template == "tools":
@@ -91,6 +102,14 @@ def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrain
     if quantised:
         options["quantization_config"] = _quantization(model.quantization, compute.weights)
     loaded: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, model, source, **options)
+    return prepare_model(loaded, model, compute)
+
+
+def prepare_model(loaded: PreTrainedModel, model: ModelConfig, compute: Compute) -> PreTrainedModel:
+    """Choose how rows are packed for a loaded model, and return it in evaluation mode.
+
+    Raises ``ConfigError`` for a model that is no causal language model.
+    """
     try:
         choose(loaded)
     except UnsupportedModelError as error:
@@ -100,6 +119,15 @@ def load_model(model: ModelConfig, source: Source, compute: Compute) -> PreTrain
         raise ConfigError([Problem(key, value, str(error), fix)]) from error
     remember_autocast(loaded, compute.autocast)
     return loaded.eval()
+
+
+def with_same_tensors(model: Module) -> Module:
+    """Return a copy of the modules of ``model`` that holds the same tensors.
+
+    An adapter changes modules, never a frozen tensor.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def identified(source: Source, model: ModelConfig, loaded: PreTrainedModel) -> Source:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -59,3 +60,32 @@ def quoted_value(value: str) -> str:
     """
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     return '"' + re.sub(r"(\\+)\Z", r"\1\1", escaped) + '"'
+
+
+def value_text(key: str, value: object) -> str:
+    """Return a value as it stands in an override of Hydra.
+
+    A text is read as if it was typed, as with W&B's own agent: ``1e-4``, which YAML reads as a
+    text, is a number.
+    """
+    if isinstance(value, str):
+        return value if _is_plain(f"{key}={value}") else quoted_value(value)
+    return _nested_text(value)
+
+
+def _is_plain(override: str) -> bool:
+    """Return whether Hydra reads one value without quotes."""
+    try:
+        return not OverridesParser.create().parse_override(override).is_sweep_override()
+    except HydraException:
+        return False
+
+
+def _nested_text(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_nested_text(v)}" for key, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_nested_text, value)) + "]"
+    return quoted_value(value) if isinstance(value, str) else repr(value)

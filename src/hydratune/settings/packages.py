@@ -40,6 +40,11 @@ def add(kind: str, name: str, part: object) -> None:
     _REGISTERED[kind][name] = part
 
 
+def remove(kind: str, name: str) -> None:
+    """Forget a part that ``add`` made known."""
+    _REGISTERED[kind].pop(name, None)
+
+
 def names(kind: str) -> list[str]:
     """Return the names of the parts of a kind that packages and Python code bring, sorted.
 

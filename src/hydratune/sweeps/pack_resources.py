@@ -1,6 +1,5 @@
 """What the jobs of a pack share: computing threads, the frozen base model, locks, trackers."""
 
-import copy
 import logging
 import threading
 import time
@@ -14,6 +13,7 @@ from torch import nn
 
 from hydratune.errors import RunInterrupted
 from hydratune.models.hardware import memory
+from hydratune.models.loading import with_same_tensors
 from hydratune.sweeps.watch import Heartbeat
 from hydratune.sweeps.worker_pool import PoolTask, WorkerPool
 from hydratune.tracking.tracker import Tracker
@@ -66,25 +66,19 @@ class PackResources:
             return made
 
     def own(self, model: Model, heartbeat: Heartbeat) -> Model:
-        """Return a copy of the modules of ``model`` that holds the same tensors.
-
-        An adapter changes modules, never a frozen tensor.
-        """
-        tensors = [*model.parameters(), *model.buffers()]
-
-        def copied() -> Model:
-            return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
+        """Return a copy of the modules of ``model`` that holds the same tensors."""
         with heartbeat.holding(self.lock("own")):
             # once: it also tests whether they change any bit
             self.shared("layouts", lambda: self._reorder_weights(model), heartbeat)
             if self.workers.merge_tokens:
                 self.workers.replica = self.shared(
                     "replica",
-                    lambda: BaseReplica(copied(), row_invariant=self._only_if_equal),
+                    lambda: BaseReplica(
+                        with_same_tensors(model), row_invariant=self._only_if_equal
+                    ),
                     heartbeat,
                 )
-            return copied()
+            return with_same_tensors(model)
 
     def _reorder_weights(self, model: nn.Module) -> int:
         """Copy the frozen weights into the layout that is read fastest; return the bytes used."""

@@ -10,12 +10,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
 from hydratune.errors import Problem
 from hydratune.records.files import Json
-from hydratune.settings.overrides import quoted_value
+from hydratune.settings.overrides import value_text
 
 _LOG = ("log_uniform", "q_log_uniform", "inv_log_uniform")  # their ends are exponents of e
 _NORMAL = ("normal", "q_normal", "log_normal", "q_log_normal")
@@ -149,32 +146,3 @@ def overrides_of(
     for key, value in handed_out.items():
         if key not in known:
             yield key, value_text(key, value)
-
-
-def value_text(key: str, value: Json) -> str:
-    """Return a value as it stands in an override of Hydra.
-
-    A text is read as if it was typed, as with W&B's own agent: ``1e-4``, which YAML reads as a
-    text, is a number.
-    """
-    if isinstance(value, str):
-        return value if _is_plain(f"{key}={value}") else quoted_value(value)
-    return _nested_text(value)
-
-
-def _is_plain(override: str) -> bool:
-    """Return whether Hydra reads one value without quotes."""
-    try:
-        return not OverridesParser.create().parse_override(override).is_sweep_override()
-    except HydraException:
-        return False
-
-
-def _nested_text(value: Json) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_nested_text(v)}" for key, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_nested_text, value)) + "]"
-    return quoted_value(value) if isinstance(value, str) else repr(value)

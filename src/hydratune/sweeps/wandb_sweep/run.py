@@ -31,7 +31,7 @@ from hydratune.records.sweep import (
     write_sweep,
 )
 from hydratune.settings.commands import Resume
-from hydratune.settings.overrides import typed_overrides
+from hydratune.settings.overrides import typed_overrides, value_text
 from hydratune.settings.secrets import mask, secret_problems
 from hydratune.settings.tracking import TrackingConfig
 from hydratune.sweeps.job_checks import refuse_other_environment
@@ -40,7 +40,6 @@ from hydratune.sweeps.trial_locks import sweep_lock
 from hydratune.sweeps.wandb_sweep.agents import Agents
 from hydratune.sweeps.wandb_sweep.check import Explain, check_trials, pack_options
 from hydratune.sweeps.wandb_sweep.definition import SweepDefinition, read_definition, read_file
-from hydratune.sweeps.wandb_sweep.parameters import value_text
 from hydratune.sweeps.wandb_sweep.settings import SWEEPER, CheckedSweep, WandbSweepSettings
 from hydratune.sweeps.wandb_sweep.trials import run_batch, unfinished
 from hydratune.tracking.wandb_sweep import StoredSweep, SweepServer, parse_sweep

@@ -1,0 +1,98 @@
+"""``hydratune.compare``: rank runs, and say which differences are statistically significant."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydratune.api.pages import show_page
+from hydratune.api.run import Run
+from hydratune.comparison.collect import collect_runs
+from hydratune.comparison.comparison import Comparison as Compared
+from hydratune.comparison.comparison import compare as compare_runs
+from hydratune.comparison.criterion import parse_criterion
+from hydratune.comparison.fronts import measured_metrics
+from hydratune.comparison.verdict import verdict
+from hydratune.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from hydratune.api.sweeping import Sweep
+
+_PAGE_HEIGHT = 900  # pixels
+
+
+class Comparison:
+    """The result of ``compare``."""
+
+    def __init__(self, compared: Compared, folder: Path) -> None:
+        """``folder``: where the page is written when it is shown."""
+        self._compared, self._folder = compared, folder
+
+    @property
+    def table(self) -> "pandas.DataFrame":
+        """A row for every run, the best first: its place, settings that vary, and all metrics."""
+        import pandas
+
+        from hydratune.comparison.exports import records
+
+        return pandas.DataFrame(records(self._compared))
+
+    @property
+    def verdict(self) -> str:
+        """The best run and what is statistically indistinguishable from it, in sentences."""
+        return "\n".join([*verdict(self._compared), *self._compared.notes])
+
+    @property
+    def best(self) -> Run | None:
+        """The best run; None if the runs cannot be ranked."""
+        best = self._compared.best
+        return Run(best.runs[0].path) if best is not None else None
+
+    def write(self, folder: str | Path | None = None) -> Path:
+        """Write the page, in one file, and return it; by default into ``outputs/comparison``."""
+        from hydratune.comparison import page
+
+        folder = Path(folder) if folder is not None else self._folder
+        folder.mkdir(parents=True, exist_ok=True)
+        page.write(self._compared, folder / "report.html", folder.parent.name)
+        return folder / "report.html"
+
+    def show(self, height: int = _PAGE_HEIGHT) -> None:
+        """Show the page in a notebook; elsewhere, print where it is."""
+        show_page(self.write(), height)
+
+    def __repr__(self) -> str:
+        return f"Comparison of {len(self._compared.runs)} runs\n{self.verdict}"
+
+
+def compare(
+    runs: "str | Path | Run | Sweep | Iterable[str | Path | Run]",
+    *,
+    metric: str | None = None,
+    mode: str | None = None,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Rank runs, and test which are statistically indistinguishable from the best.
+
+    Args:
+        runs: a folder with runs, a sweep, or several runs or folders.
+        metric: by which to rank; by default what the runs monitored, usually ``val/loss``.
+        mode: ``min`` or ``max``, for a metric whose direction is not known.
+        confidence: of intervals and tests.
+
+    Raises ``InputError`` if there are no runs, or none has the metric.
+    """
+    single = isinstance(runs, str | Path) or hasattr(runs, "path")
+    every = [runs] if single else list(runs)  # type: ignore[arg-type]  # not a single one
+    folders = [Path(getattr(own, "path", own)).expanduser() for own in every]  # type: ignore[arg-type]
+    if not folders:
+        raise InputError("compare: no run is given")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence = {confidence}: give a number between 0 and 1, such as 0.95")
+    collected = collect_runs(folders)
+    has_finished = any(run.objective is not None for run in collected)
+    by = parse_criterion(metric, mode, measured_metrics(collected) if has_finished else None)
+    compared = compare_runs(collected, by, confidence=confidence)
+    place = folders[0] if len(folders) == 1 else Path("outputs")
+    return Comparison(compared, place / "comparison")

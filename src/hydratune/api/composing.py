@@ -1,0 +1,153 @@
+"""Settings from Python: the groups, options and checks of the command line."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+
+import hydra
+from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hydratune.adapters.folder import use_saved_settings
+from hydratune.api.rows import write_rows
+from hydratune.composition.arguments import check_settings, read_arguments
+from hydratune.composition.hydra_settings import ADD_M
+from hydratune.composition.problems import explain
+from hydratune.composition.resolvers import CONF, register
+from hydratune.errors import ConfigError, HydratuneError, InputError
+from hydratune.settings.commands import COMMANDS, CommandConfig, TrainConfig
+from hydratune.settings.overrides import value_text
+from hydratune.settings.registry import typed
+from hydratune.settings.secrets import refuse_secrets
+from hydratune.sweeps.planning import without_hydra
+
+if TYPE_CHECKING:
+    from hydratune.api.rows import Rows
+
+# as on the command line, in one text or a list of words; or a mapping from settings to values
+Settings: TypeAlias = str | Sequence[str] | Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Composed settings, and what Hydra knows of them."""
+
+    config: CommandConfig
+    words: tuple[str, ...]  # the overrides
+    content: DictConfig  # as composed, without Hydra's own
+    hydra: HydraConf
+
+
+@overload
+def compose(
+    settings: Settings = (), command: Literal["train"] = "train", *, data: "Rows | None" = None
+) -> TrainConfig: ...
+@overload
+def compose(
+    settings: Settings = (), command: str = "train", *, data: "Rows | None" = None
+) -> CommandConfig: ...
+def compose(
+    settings: Settings = (), command: str = "train", *, data: "Rows | None" = None
+) -> CommandConfig:
+    """Return the checked settings of a command, as a dataclass whose values can be changed.
+
+    ``settings`` are typed as on the command line, ``"model=tiny optimizer.lr=1e-3"`` or
+    ``["model=tiny", "optimizer.lr=1e-3"]``, or a mapping ``{"optimizer.lr": 1e-3}``. ``data``: rows
+    in memory instead of a file, see ``train``. Raises ``ConfigError`` with every problem.
+    """
+    if command not in COMMANDS:
+        raise InputError(f"command = {command}: one of {', '.join(COMMANDS)}")
+    config = compose_with_hydra(words_of(settings, data), command).config
+    config.check()
+    return config
+
+
+def words_of(settings: Settings, data: "Rows | None" = None) -> list[str]:
+    """Return ``settings`` as overrides of Hydra, with those that name the files of ``data``.
+
+    Raises ``InputError`` for flags, and for two data sets.
+    """
+    if isinstance(settings, str):
+        words = shlex.split(settings)
+    elif isinstance(settings, Mapping):
+        words = [f"{key}={value_text(key, value)}" for key, value in settings.items()]
+    else:
+        words = [str(word) for word in settings]
+    arguments = read_arguments(words)
+    if arguments.flags:
+        raise InputError(
+            f"{' '.join(arguments.flags)} belongs to the command line; from Python,"
+            " hydratune.sweep(...) runs a sweep, and hydratune.compose(...) returns settings"
+        )
+    words = list(arguments.settings)
+    return words if data is None else [*_words_of_data(words), *_files(data)]
+
+
+def _words_of_data(words: Sequence[str]) -> list[str]:
+    """Return ``words`` for rows in memory. Raises ``InputError`` if they name other data."""
+    for word in words:
+        key, _, value = word.partition("=")
+        files = ("data.train", "data.validation", "data.test")
+        if (key == "data" and value != "files") or key in files:
+            raise InputError(
+                f"data: rows are given, and {word} names others; leave one of them out"
+            )
+    return [*(word for word in words if word != "data=files"), "data=files"]
+
+
+def _files(data: "Rows") -> Iterator[str]:
+    for split, file in write_rows(data).items():
+        yield f"data.{split}={value_text(f'data.{split}', str(file))}"
+
+
+def compose_with_hydra(words: Sequence[str], command: str) -> Composed:
+    """Compose the settings of a command. Raises ``ConfigError`` and ``InputError``."""
+    register()
+    refuse_secrets(list(words))
+    try:
+        words = check_settings(words, command)
+        with _own_hydra(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra.compose(command, list(words), return_hydra_config=True)
+            OmegaConf.set_readonly(composed.hydra, False)
+            composed.hydra.runtime.cwd = str(Path.cwd())
+            config = typed(without_hydra(composed), COMMANDS[command])
+            if isinstance(config, TrainConfig):
+                config.name = config.name or str(composed.hydra.runtime.choices["data"])
+                use_saved_settings(config, list(words))
+                composed.hydra.run.dir = str(composed.hydra.run.dir)  # with the time of now
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _for_python(explain(error, command, words)) from None
+    except ConfigError as error:
+        raise _for_python(error) from None
+    return Composed(config, tuple(words), without_hydra(composed), composed.hydra)
+
+
+def _for_python(error: HydratuneError) -> HydratuneError:
+    """Return an error whose advice is not about the command line."""
+    if not isinstance(error, ConfigError):
+        return error
+    return ConfigError(
+        [
+            replace(problem, fix="hydratune.sweep(...) runs a sweep")
+            if problem.fix.startswith(ADD_M)
+            else problem
+            for problem in error.problems
+        ]
+    )
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Let Hydra be initialised in the block, even if the program around it has done so."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before

@@ -1,0 +1,213 @@
+"""``hydratune.train``: one run, as ``hydratune train`` makes it, in this process."""
+
+import copy
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydratune.api.composing import Composed, Settings, compose_with_hydra, words_of
+from hydratune.api.run import Run
+from hydratune.composition.resolvers import run_name
+from hydratune.console import LineFormatter
+from hydratune.errors import ConfigError, InputError, Problem
+from hydratune.experiment import lifecycle
+from hydratune.experiment.interrupts import listening
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings import packages
+from hydratune.settings.commands import Resume, TrainConfig
+
+if TYPE_CHECKING:
+    import lightning
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hydratune.api.loaded_model import ModelInMemory
+    from hydratune.api.rows import Rows
+
+_OF_LOADED = ("model.chat_template",)  # settings of a model that is given
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A run that is about to be made."""
+
+    config: TrainConfig
+    record: RunDirectory
+    composed: Composed | None  # None: the settings were given as a dataclass
+
+
+def train(
+    settings: Settings | TrainConfig = (),
+    *,
+    data: "Rows | None" = None,
+    model: "PreTrainedModel | None" = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    callbacks: "Sequence[lightning.Callback]" = (),
+    directory: str | Path | None = None,
+) -> Run:
+    """Fine-tune a model, measure it before and after, and return the run.
+
+    It is ``hydratune train`` in this process: the same settings, checks, files and tracking.
+
+    Args:
+        settings: as on the command line (``"model=tiny optimizer.lr=1e-3"``, a list of such words,
+            or a mapping from settings to values), or what ``compose`` returned.
+        data: rows in memory: a pandas DataFrame, a ``datasets.Dataset`` or a list of mappings, or
+            a mapping from ``train``, ``validation`` and ``test`` to such tables. They are written
+            to JSONL files below ``outputs/rows``.
+        model: a loaded model of transformers instead of the one that the settings name. It is not
+            changed: the run attaches its adapter to a copy of the modules with the same tensors.
+        tokenizer: of ``model``; by default it is read from where the model was loaded.
+        callbacks: Lightning callbacks.
+        directory: of the run; by default ``outputs/NAME/TIME``. A run in it that was interrupted
+            is resumed.
+
+    Raises ``ConfigError`` with every problem of the settings, ``DataError`` for rows,
+    ``HydratuneError`` if the run fails, ``KeyboardInterrupt`` if it is interrupted; its work is
+    saved then.
+    """
+    began = time.perf_counter()
+    loaded = _in_memory(model, tokenizer)
+    with _registered(callbacks) as names:
+        planned = _plan(settings, data, directory, loaded, names)
+        _check(planned)
+        with loaded.as_before() if loaded is not None else nullcontext():
+            _run(planned, loaded, began)
+    return Run(planned.record.path)
+
+
+def _in_memory(
+    model: "PreTrainedModel | None", tokenizer: "PreTrainedTokenizerBase | None"
+) -> "ModelInMemory | None":
+    if model is None:
+        if tokenizer is not None:
+            raise InputError("tokenizer: it belongs to model=..., which is not given")
+        return None
+    from hydratune.api.loaded_model import ModelInMemory
+
+    return ModelInMemory.of(model, tokenizer)
+
+
+def _plan(
+    settings: Settings | TrainConfig,
+    data: "Rows | None",
+    directory: str | Path | None,
+    loaded: "ModelInMemory | None",
+    callbacks: Sequence[str],
+) -> _Planned:
+    """Return the run that the arguments of ``train`` describe."""
+    composed = None
+    if isinstance(settings, TrainConfig):
+        if data is not None:
+            raise InputError("data: give the rows to hydratune.compose(..., data=...), not here")
+        config = copy.deepcopy(settings)
+        name = run_name(config.name, "run")
+        place = Path("outputs") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
+    else:
+        words = words_of(settings, data)
+        if loaded is not None:
+            _refuse_other_models(words)
+        composed = compose_with_hydra(words, "train")
+        assert isinstance(composed.config, TrainConfig)
+        config, place = composed.config, Path(str(composed.hydra.run.dir))
+    if loaded is not None:
+        config.model = loaded.settings(config.model)
+    if callbacks:
+        config.trainer.callbacks = [*(config.trainer.callbacks or ()), *callbacks]
+    record = RunDirectory(Path(directory if directory is not None else place).absolute())
+    return _Planned(config, record, composed)
+
+
+def _refuse_other_models(words: Sequence[str]) -> None:
+    """Raise ``InputError`` for settings of another model than the one that is given."""
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] == "model" and key not in _OF_LOADED:
+            raise InputError(f"model: a loaded one is given, and {word} is about another")
+
+
+def _check(planned: _Planned) -> None:
+    """Raise ``ConfigError`` for what cannot be run, or not from Python."""
+    config = planned.config
+    problems = []
+    if config.trainer.devices > 1 or config.trainer.strategy != "auto":
+        why = "a run on several devices starts further processes, which this program is not for"
+        key, value = "trainer.devices", config.trainer.devices
+        problems.append(Problem(key, value, why, "use the command hydratune train, or one device"))
+    if getattr(config.model, "source", "") == "loaded" and config.adapter.trains_base:
+        why = "it would change the weights of the given model"
+        method = getattr(config.adapter, "method", "")
+        problems.append(Problem("adapter", method, why, "adapter=lora, or save the model first"))
+    if config.preview:
+        why = "from Python, a run is made"
+        problems.append(Problem("preview", config.preview, why, "leave it out"))
+    if problems:
+        raise ConfigError(problems)
+    lifecycle.check_run(config)
+    extending = config.resume is Resume.extend
+    planned.record.path.mkdir(parents=True, exist_ok=True)
+    lifecycle.refuse_foreign_directory(planned.record, extending=extending)
+
+
+def _run(planned: _Planned, loaded: "ModelInMemory | None", began: float) -> None:
+    """Make the run, with its record and its log."""
+    from hydratune.experiment.context import RunContext, SingleRunSchedule
+    from hydratune.experiment.run import run_experiment
+
+    context = RunContext(
+        schedule=SingleRunSchedule(began), load_base=loaded.load if loaded is not None else None
+    )
+    config, record = planned.config, planned.record
+    with listening(), _logged(record.log_file), lifecycle.kept_record(config, record):
+        if planned.composed is not None:
+            own = planned.composed
+            lifecycle.write_hydra_files(record, own.content, own.hydra, own.words)
+        run_experiment(config, record, context)
+
+
+@contextmanager
+def _registered(callbacks: "Sequence[lightning.Callback]") -> Iterator[list[str]]:
+    """Make callbacks known by the names of their classes inside the block; yield the names."""
+    names: list[str] = []
+    for callback in callbacks:
+        name = type(callback).__name__
+        while name in names or packages.has("callback", name):
+            name += "_"
+        names.append(name)
+        packages.add("callback", name, _returning(callback))
+    try:
+        yield names
+    finally:
+        for name in names:
+            packages.remove("callback", name)
+
+
+def _returning(callback: "lightning.Callback") -> object:
+    """Return a function that returns ``callback``, and names its class as its source."""
+
+    def make() -> "lightning.Callback":
+        return callback
+
+    make.__module__, make.__qualname__ = type(callback).__module__, type(callback).__qualname__
+    return make
+
+
+@contextmanager
+def _logged(file: Path) -> Iterator[None]:
+    """Write what is logged inside the block to ``file`` as well."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(min(level, logging.INFO) if level else logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
