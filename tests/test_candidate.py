@@ -118,7 +118,7 @@ def test_a_candidate_without_a_validation_loss_fails(
         code == 1
         and "FAIL" in text
         and "no number" in flat
-        and "the candidate fails: val loss" in flat
+        and "the candidate fails: validation loss" in flat
         and "Traceback" not in text
     ), text
     code, text = hydratune("compare", "baseline=b", "candidate=a", *more)

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from compared_runs import write_run
 from conftest import SMALL
+from hydratune import metric_format, metric_table
+from hydratune.errors import ConfigError
 from hydratune.evaluation.families import Answered, family
+from hydratune.extensions import metric
+from hydratune.metric_table import Unit
+from hydratune.settings.monitor import Monitor
 from packages_of_tests import found_in, install
 
 PAGE = Path(__file__).parents[1] / "docs" / "howto" / "extending.md"
@@ -50,6 +56,12 @@ def test_the_command_of_the_page_uses_every_part(hydratune: Command) -> None:
     assert "kind: plain_sgd" in config and "- stop_at" in config and "loss: 0.5" in config
     parts = json.loads(Path("run/environment.json").read_text())["parts"]
     assert {part["package"] for part in parts.values()} == {"my-parts 1.0"} and len(parts) == 5
+    objective = metrics["settings"]["objective"]
+    assert (objective["metric"], objective["mode"]) == ("val/shared_words", "max")
+    assert metrics["eval/shared_words"] == 0.0  # as a number without a unit: 0.000
+    assert re.search(r"shared words +│ +0\.0 \[0\.0, 0\.0\]", text), text
+    assert re.search(r"validation shared words 0\.0 %\n", text), text
+    assert "shared words (%)" in Path("run/report.html").read_text()
     code, text = hydratune("evaluate", "run=run")
     assert code == 0 and "eval/shared_words" in text, text
     further = ("data=pairs", "data.file=pairs.tsv", "adapter=small_lora", "model.adapter=run")
@@ -83,6 +95,49 @@ def test_a_callback_may_stop_a_run_that_monitors_a_metric_of_answers(hydratune: 
 def test_a_part_without_a_package(hydratune: Command) -> None:
     exec(blocks("python")[2], {})
     assert family("short").score(Answered("yes", ["yes"])) == {"short": True}
+    assert metric_table.unit("eval/short") is Unit.rate
+    assert Monitor.read("val/short") == Monitor("val/short", lower=False)
     code, text = hydratune("train", "-m", "evaluation.metrics=[short]", "seed=1,2")
     assert code == 2 and "evaluation.metrics = short" in text and "other processes" in text
     assert not list(Path().glob("outputs/**/status.json"))
+
+
+def test_a_metric_declares_direction_and_unit_or_one_of_them_or_none(hydratune: Command) -> None:
+    def distance(answer: str, references: list[str], row: object) -> float:
+        return 0.5
+
+    metric("cost_like", direction="lower")(distance)
+    assert Monitor.read("val/cost_like") == Monitor("val/cost_like", lower=True)
+    assert metric_format.with_unit("eval/cost_like", 0.5) == "0.5000"
+    metric("share", unit="rate")(lambda *row: 0.5)
+    assert metric_format.with_unit("val/share", 0.5) == "50.0 %"
+    assert metric_table.lower_is_better("val/share") is None
+    metric("plain")(lambda *row: 0.5)
+    assert metric_table.find("eval/plain") is None and metric_table.title("eval/plain") == "plain"
+    code, text = hydratune("train", "evaluation.metrics=[match,plain]", "trainer.monitor=val/plain")
+    assert code == 2 and "val/plain:max or trainer.monitor=val/plain:min" in text, text
+    with pytest.raises(ConfigError, match=r"(?s)direction is 'up'.*may declare higher or lower"):
+        metric("wrong", direction="up")(lambda *row: 0.5)
+    with pytest.raises(ConfigError, match=r"(?s)unit is '%'.*may declare rate or number"):
+        metric("wrong", unit="%")(lambda *row: 0.5)
+
+
+def test_a_package_that_declares_nonsense_is_refused(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = '[project]\nname = "odd"\nversion = "2"\n'
+    project += '[project.entry-points."hydratune.metrics"]\nodd = "odd_metric:odd"\n'
+    module = "def odd(answer, references, row):\n    return 1.0\n\nodd.direction = 1\n"
+    install(tmp_path / "odd", project, {"odd_metric": module})
+    with found_in(tmp_path / "odd", monkeypatch):
+        code, text = hydratune("train", "evaluation.metrics=[odd]")
+        assert code == 2 and "evaluation.metrics = odd" in text, text
+        assert "its direction is 1" in text and "higher or lower" in text
+        assert metric_table.lower_is_better("eval/odd") is None
+
+
+def test_declared_metrics_rank_runs_without_a_mode(hydratune: Command, tmp_path: Path) -> None:
+    for name, value in (("a", 0.25), ("b", 0.75)):
+        write_run(tmp_path / "runs" / name, **{"eval/shared_words": value})
+    code, text = hydratune("compare", "runs", "metric=eval/shared_words")
+    assert code == 0 and "best: runs/b" in text and "shared words 75.0 %" in text, text

@@ -120,7 +120,7 @@ def test_rows_without_a_readable_reply_are_dropped_and_counted(
     code, out = hydratune(*judge_command(judge))
     result = judge_result(judged_run)
     assert code == 0 and (result["judged"], result["unjudged"], result["mean"]) == (11, 1, 2.0)
-    assert "1 rows have no judgement" in out
+    assert "1 row has no judgement and is not counted" in out
 
 
 def test_the_budget_is_not_exceeded(
@@ -253,7 +253,7 @@ def test_the_page_states_what_was_judged_and_escapes_texts(
     page = (judged_run / "judge" / "report.html").read_text()
     assert (
         "4.00 of 5 on 11 of 12 rows" in page
-        and "1 rows have no judgement" in page
+        and "1 row has no judgement and is not counted" in page
         and "Nobody has checked this judge" in page
     )
     assert page.index("row r7 · unparsed") < page.index("row r3 · score 4")

@@ -283,12 +283,17 @@ def test_halving_needs_one_metric_for_all_jobs(hydratune: Command, tmp_path: Pat
 
 def test_runs_are_ranked_by_what_they_monitor(hydratune: Command, tmp_path: Path) -> None:
     words = ("train", "-m", *RUN, "optimizer.lr=1e-5,1e-2", ROWS, "hydra/launcher=pack")
-    code, text = hydratune(
-        *words, "trainer.monitor=val/nll:max", f"hydra.sweep.dir={tmp_path}/sweep"
-    )
+    early = ("trainer.monitor=val/nll:max", "trainer.early_stopping_patience=1")
+    code, text = hydratune(*words, *early, f"hydra.sweep.dir={tmp_path}/sweep")
     assert code == 0, text
+    for job in "01":
+        step = history(tmp_path / "sweep" / job)[-1]["step"]
+        why = f"stopped early at step {step} (no better validation NLL per token for 1 validation)"
+        (line,) = [line for line in text.splitlines() if line.startswith(f"job {job} (")]
+        assert line.endswith(why), text
     assert "ranking by validation NLL per token" in text and "best: sweep/0 " in text, text
     assert "the validation loss would choose another run: 1" in text, text
+    assert ">validation NLL per token</tspan>" in (tmp_path / "sweep/0/report.html").read_text()
     code, text = hydratune("compare", f"{tmp_path}/sweep", "metric=val/loss", "html=false")
     assert code == 0 and "sweep/1 " in text and "would choose" not in text, text
 
@@ -300,7 +305,7 @@ def test_runs_that_monitor_different_metrics_are_ranked_by_the_loss(
     code, text = hydratune(*words, f"hydra.sweep.dir={tmp_path}/sweep")
     assert code == 0, text
     assert "chosen by different metrics (val/loss, val/nll)" in text, text
-    assert "ranking by val loss" in text or "ranking by validation loss" in text, text
+    assert "ranking by validation loss" in text, text
 
 
 SEARCH = ("hydra/sweeper=random", "hydra.sweeper.n_trials=2", "hydra/launcher=pack")

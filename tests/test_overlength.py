@@ -59,7 +59,7 @@ def test_answer_longer_than_the_limit_is_dropped_even_when_prompts_are_cut(
 
 def test_overlength_error_states_count_and_longest(encoder: ChatEncoder) -> None:
     with pytest.raises(
-        DataError, match=r"1 of 2 train rows are longer .* \(longest: f.jsonl:7, \d+\)"
+        DataError, match=r"1 of 2 train rows is longer .* \(longest: f.jsonl:7, \d+\)"
     ):
         encode_split(
             encoder,

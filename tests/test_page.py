@@ -170,7 +170,7 @@ def names(tab: Any) -> list[str]:
 
 def test_sorting_and_filtering(opened: Any) -> None:
     assert names(opened)[0] == "0" and names(opened)[-1] == "2"  # the failed one
-    heading = opened.locator("#runs th", has_text="val loss")
+    heading = opened.locator("#runs th", has_text="validation loss")
     heading.click()
     assert names(opened)[:2] == ["0", "1"]
     heading.click()

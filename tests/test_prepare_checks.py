@@ -32,7 +32,7 @@ def test_answers_that_are_invalid_under_the_schema_stop_training(
         "data.schema_file=schema.json",
     )
     code, printed = hydratune(*settings)
-    assert (code, "schema: 1 answers that are not valid" in printed, "r39" in printed) == (
+    assert (code, "schema: 1 answer that is not valid" in printed, "r39" in printed) == (
         2,
         True,
         True,
@@ -87,7 +87,7 @@ def test_a_test_row_in_validation_is_reported_and_its_fix_removes_the_validation
     code, printed = hydratune(*settings)
     assert code == 2
     assert (
-        "exact_leaks: 1 requests that an earlier split contains too (1 test in validation);"
+        "exact_leaks: 1 request that an earlier split contains too (1 test in validation);"
         " the first: leaked" in printed
     )
     assert "data.clean.drop_leaks=true removes 1 validation row," in printed
@@ -195,7 +195,7 @@ def test_empty_requests_are_refused_with_their_line(hydratune: Run, tmp_path: Pa
     settings = ("prepare", "model=tiny", "data=files", "data.train=rows.jsonl", "output=out")
     code, printed = hydratune(*settings)
     assert code == 2
-    assert "empty_requests: 1 rows with an empty user turn" in printed
+    assert "empty_requests: 1 row with an empty user turn" in printed
     assert "rows.jsonl:8" in printed
     assert hydratune(*settings, *fixes(printed, "empty_requests"))[0] == 0
 

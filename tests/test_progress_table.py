@@ -42,9 +42,9 @@ def test_the_progress_table_shows_losses_and_progress_of_a_job(tmp_path: Path) -
     with redirect_output(io.StringIO(), progress_table.listener("0")):
         with progress("training", 4) as ticker:
             ticker.advance(1, 10, loss=2.0)
-            ticker.advance(0, 0, val_loss=1.5)
+            ticker.advance(0, 0, validation_loss=1.5)
             ticker.advance(1, 10, loss=1.0)
-            ticker.advance(0, 0, val_loss=1.75)
+            ticker.advance(0, 0, validation_loss=1.75)
         job_line = progress_table.lines["0"]
         assert (
             job_line.settings,
@@ -72,10 +72,10 @@ def test_the_progress_table_shows_losses_and_progress_of_a_job(tmp_path: Path) -
 
 def test_notes_of_a_bar_are_the_same_numbers(capfd: pytest.CaptureFixture[str]) -> None:
     with progress("training", 1) as ticker:
-        ticker.advance(1, 10, loss=2.0, val_loss=0.5)
+        ticker.advance(1, 10, loss=2.0, validation_loss=0.5)
     assert (
         "training: 1/1" in (printed := capfd.readouterr().out)
-        and "loss 2.0000, val loss 0.5000" in printed
+        and "loss 2.0000, validation loss 0.5000" in printed
     )
 
 
@@ -158,7 +158,7 @@ def test_without_a_terminal_the_same_facts_are_lines(
     with ProgressTable(tmp_path, ["0", "1"]) as progress_table:
         progress_table.began("0")
         progress_table.listener("0")(
-            Stage("training", 5, 10, 123.0, {"loss": 1.5, "val loss": 1.25})
+            Stage("training", 5, 10, 123.0, {"loss": 1.5, "validation loss": 1.25})
         )
         progress_table.print_progress()
         assert capfd.readouterr().out == ""
@@ -174,9 +174,30 @@ def test_without_a_terminal_the_same_facts_are_lines(
     )
     assert "job 0: training 50 % (5/10), loss 1.5000, best val 1.2500, 123 tokens/s" in printed
     assert capfd.readouterr().out.splitlines() == [
-        "job 0 (lr=0) finished after 0 s, val loss 1.2500",
+        "job 0 (lr=0) finished after 0 s, validation loss 1.2500",
         "job 1 (lr=1) stopped after 0 s: halved at step 7",
     ]
+
+
+def test_a_job_that_stopped_early_says_so_in_its_line_and_in_the_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    why = "stopped early at step 3 (no better validation loss for 2 validations)"
+    progress_table = ProgressTable(tmp_path, ["0", "1"])
+    for name in "01":
+        progress_table.began(name)
+    listener = progress_table.listener("0")
+    with redirect_output(io.StringIO(), listener), progress("training", 10) as ticker:
+        ticker.advance(3, validation_loss=0.5)
+        ticker.end_early(why)
+    listener(Stage("fine-tuned", 1, 2))
+    progress_table.ended("0", Status({"state": "finished"}))
+    progress_table.ended("1", Status({"state": "finished"}))
+    first, second = capfd.readouterr().out.splitlines()
+    assert first.endswith(f", validation loss 0.5000: {why}") and "early" not in second
+    table = Console(width=200, file=io.StringIO())
+    table.print(progress_table.view())
+    assert why in table.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
 
 
 def test_steps_before_a_resumption_do_not_count_as_speed(tmp_path: Path) -> None:
@@ -213,6 +234,6 @@ def test_the_best_job_is_that_with_the_best_monitored_metric() -> None:
     lines = {name: line(monitor=metric) for name in "ab"}
     for name, values in (("a", (0.2, 0.4, 0.3)), ("b", (0.1, 0.3, 0.3))):
         for value in values:
-            numbers = {"val loss": 1.0, "validation field F1": value}
+            numbers = {"validation loss": 1.0, "validation field F1": value}
             lines[name].update(Stage("training", 50, 100, numbers=numbers), 10.0)
     assert lines["a"].best == 0.4 and "best so far: job a" in summary(lines, 12.0)

@@ -55,7 +55,7 @@ def test_seeds_are_one_entry_ranked_by_its_mean() -> None:
     runs += [run("d", 0.2, 1, 0.32), run("e", 0.2, 2, 0.30), run("f", 0.2, 3, 0.31)]
     table, best = ranking_table(runs)
     assert column(table, "run") == ["", "e", "f", "d", "", "a", "c", "b"]
-    assert column(table, "val loss") == [
+    assert column(table, "validation loss") == [
         "0.3100 ± 0.01",
         "0.3000",
         "0.3100",
@@ -148,7 +148,7 @@ def test_settings_that_do_nothing_rarely_differ_significantly(seeds: int, others
 def test_a_table_of_single_seeds_has_no_seed_columns() -> None:
     table, best = ranking_table([run("a", 0.1, 0, 0.5), run("b", 0.2, 0, 0.4)])
     headers = [c.header for c in table.columns]
-    assert headers == ["", "run", "lr", "val loss", "field F1 (%)", "state"]
+    assert headers == ["", "run", "lr", "validation loss", "field F1 (%)", "state"]
     assert column(table, "run") == ["b", "a"] and best == (
         "best: b  (lr=0.2, r=4: validation loss 0.4000; the test metrics took no part in the"
         " choice)"
@@ -165,7 +165,7 @@ def test_seeds_that_did_not_finish_are_counted_and_say_why() -> None:
     table, best = ranking_table(runs)
     assert [column(table, "state")[n] for n in (0, 4)] == ["2 of 3 finished", "0 of 2 finished"]
     assert [column(table, "seed")[n] for n in (0, 4)] == ["n=2", "n=0"]
-    assert column(table, "val loss")[4] == "-"
+    assert column(table, "validation loss")[4] == "-"
     assert "lr=0.1" in best and "2 of 3 seeds, mean 0.4500" in best
     text = printed(table)
     assert (
@@ -188,7 +188,7 @@ def test_halved_runs_come_after_the_finished_ones_and_are_never_best() -> None:
     table, best = ranking_table(runs)
     assert column(table, "run") == ["good", "late", "early", "failed"]
     assert column(table, "state") == ["finished", "halved at step 12", "halved at step 4", "failed"]
-    assert column(table, "val loss") == ["0.5000", "(0.3000)", "(0.0100)", "-"]
+    assert column(table, "validation loss") == ["0.5000", "(0.3000)", "(0.0100)", "-"]
     assert best.startswith("best: good")
     assert ranking_table(runs[:3])[1] == ""
 

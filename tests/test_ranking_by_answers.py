@@ -130,6 +130,6 @@ def test_a_halved_run_shows_the_metric_that_it_was_judged_by(tmp_path: Path) -> 
 
 def test_a_validation_metric_has_the_title_and_direction_of_its_row() -> None:
     assert title("val/field_f1/date") == "validation field F1: date"
-    assert title("val/loss") == "val loss"
+    assert title("val/loss") == "validation loss"
     assert lower_is_better("val/field_f1") is False and lower_is_better("val/perplexity") is True
     assert lower_is_better("val/my_metric") is None

@@ -169,7 +169,7 @@ def test_runs_of_an_agent_are_named_and_grouped_by_what_varies(tmp_path: Path, s
     name = (created.stdout + created.stderr).partition("wandb agent ")[2].split()[0]
     done = run(server, tmp_path, "wandb", "agent", name)
     assert done.returncode == 0, done.stdout + done.stderr
-    first, second = server.runs()
+    first, second = server.runs(job_type="train")
     assert [first["display_name"], second["display_name"]] == ["lr=0.001", "lr=0.003"]
     for logged in (first, second):
         assert logged["group"] == "rates" and logged["state"] == "finished"
@@ -177,7 +177,14 @@ def test_runs_of_an_agent_are_named_and_grouped_by_what_varies(tmp_path: Path, s
         assert logged["config"]["optimizer.lr"] == logged["config"]["optimizer"]["lr"]
         assert logged["summary"]["objective"] == logged["summary"]["val/loss"]  # the sweep reads it
         assert f"training {logged['config']['facts']['trainable_parameters']:,} of" in text(logged)
-    assert first["summary"]["base/nll"] > 0  # once in the sweep
-    assert not [key for key in second["summary"] if key.startswith(("base", "fewshot"))]
+        assert not [key for key in logged["summary"] if key.startswith(("base", "fewshot"))]
+    (state,) = server.state()["sweeps"]
+    assert set(state["runs"]) == {first["id"], second["id"]}  # the baselines are no trials
+    baselines = server.runs(job_type="baseline")
+    assert len(baselines) == 2  # once in the sweep, zero-shot and few-shot
+    for logged in baselines:
+        assert logged["sweep"] is None and logged["state"] == "finished"
+        assert logged["group"] == "rates" and logged["project"] == "p"
+        assert logged["summary"]["eval/nll"] > 0 and "optimizer.lr" not in logged["config"]
     printed = done.stdout + done.stderr
     assert printed.count(f"/standin/p/sweeps/{first['sweep']}") >= 4  # at start and end of each

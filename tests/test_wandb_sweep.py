@@ -165,6 +165,10 @@ def test_killed_driver_is_resumed_and_no_trial_is_trained_twice(
     code, text = run_driver(server, tmp_path, *words)
     assert code == 0, text
     assert "2 jobs" in text and "resumed after step" in (folder / "1" / "run.log").read_text()
+    assert "resumed in this call: trials 1, 2" in text.splitlines(), text
+    # the server has noticed in the meantime that there is nothing left to hand out
+    code, text = run_driver(server, tmp_path, *words)
+    assert code == 0 and "nothing was run in this call; the sweep had ended before" in text, text
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     assert {name: status(folder / name)["wandb_id"] for name in "0123"} == before
     runs = server.runs()

@@ -10,6 +10,7 @@ from hydratune.errors import RunError
 from hydratune.records.sweep import WandbSweep, WandbTrial
 from hydratune.sweeps.wandb_sweep import agents as agents_module
 from hydratune.sweeps.wandb_sweep.agents import Agents
+from hydratune.sweeps.wandb_sweep.run import describe_call
 from hydratune.tracking.wandb_sweep import AgentCommand, CommandKind, SweepNotFoundError
 
 SWEEP = WandbSweep("e", "p", "s")
@@ -135,3 +136,29 @@ def test_what_was_taken_is_not_lost_if_the_server_goes_away() -> None:
     with pytest.raises(RunError):
         asked.take(2, trials)
     assert [trial.run_id for trial in trials] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("resumed", "had_ended", "has_file", "line"),
+    [
+        ([], False, True, ""),
+        (["3"], False, True, "resumed in this call: trial 3"),
+        (
+            ["1", "2"],
+            True,
+            True,
+            "resumed in this call: trials 1, 2; the sweep had ended before and handed out no new"
+            " trials; hydra.sweep.dir=DIR makes a new sweep of this file",
+        ),
+        (
+            [],
+            True,
+            False,
+            "nothing was run in this call; the sweep had ended before and handed out no new trials",
+        ),
+    ],
+)
+def test_what_a_call_did_beside_new_trials(
+    resumed: list[str], had_ended: bool, has_file: bool, line: str
+) -> None:
+    assert describe_call(resumed, had_ended=had_ended, has_file=has_file) == line

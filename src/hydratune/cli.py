@@ -19,6 +19,10 @@ COMMANDS = {
     "judge": "a model reads the answers of a run, by a rubric or beside those of another",
     "compare": "rank the runs of a sweep (or any run directories)",
 }
+_ABOUT = {
+    "configs [GROUP]": "list the config groups and their options",
+    "help SETTING": "explain a setting: its type, default and rule",
+}
 
 _EXAMPLES = """\
 examples:
@@ -40,7 +44,8 @@ exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    every = {**COMMANDS, **_ABOUT}
+    rows = "\n".join(f"  {name:15} {text}" for name, text in every.items())
     return f"usage: hydratune COMMAND [key=value ...]\n\ncommands:\n{rows}\n\n{_EXAMPLES}"
 
 
@@ -62,6 +67,29 @@ def _complete(args: list[str]) -> int:
 
     has_settings = command in COMMANDS and command != "sweep"  # which has those of train
     return run_command(command if has_settings else "train", args)
+
+
+def _explain(args: Sequence[str]) -> int:
+    """Print what ``hydratune configs`` and ``hydratune help`` are asked. Returns the exit code."""
+    about, asked = args[0], [word for word in args[1:] if word not in ("-h", "--help")]
+    if about == "help" and len(asked) == 1 and asked[0] in COMMANDS:
+        return main([asked[0], "--help"])
+    from hydratune.composition.listing import explain_setting, groups, list_configs
+    from hydratune.console import print_error
+    from hydratune.errors import HydratuneError, InputError
+
+    try:
+        if len(asked) > 1:
+            what = "one group" if about == "configs" else "one setting"
+            raise InputError(f"{' '.join(asked)}: give {what}")
+        if about == "configs" or not asked or asked[0] in groups():
+            print(list_configs(asked[0] if asked else None), end="")
+        else:
+            print(explain_setting(asked[0]), end="")
+    except HydratuneError as error:
+        print_error(f"hydratune {about}: {error}")
+        return error.exit_code
+    return 0
 
 
 def _sweep(args: Sequence[str]) -> int:
@@ -90,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if args[:1] in (["-sc"], ["--shell-completion"]):
         return _complete(args)
+    if args[:1] == ["configs"] or (args[:1] == ["help"] and len(args) > 1):
+        return _explain(args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(_help(), end="")
         return 0
@@ -100,8 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = args[0]
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
+        known = [*COMMANDS, *(name.partition(" ")[0] for name in _ABOUT)]
+        near = difflib.get_close_matches(command, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(known)}"
         from hydratune.console import print_error
 
         print_error(f"hydratune: unknown command {command!r}; {hint}")

@@ -130,8 +130,10 @@ class Stage:
     done: float = 0.0  # steps
     total: int = 0  # steps; unknown if it is not positive
     speed: float = 0.0  # amount per second
-    numbers: Mapping[str, float] = field(default_factory=dict)  # latest values: loss, val loss
+    # latest values: loss, validation loss
+    numbers: Mapping[str, float] = field(default_factory=dict)
     resumed_at: float = 0.0  # steps that were done before this process began
+    ended_early: str = ""  # why it ended before its last step
 
     @property
     def fraction(self) -> float:
@@ -233,21 +235,39 @@ class Ticker:
         if bars is not None:
             self._task = bars.add_task(title, total=total, unit=unit, amount=0, note="")
         self._lock = threading.Lock()
+        self._ended_early = ""
         self._done = self._amount = self._resumed_at = 0.0
         self._numbers: dict[str, float] = {}
+        self._texts: dict[str, str] = {}  # name of a number -> how it is written
         self._start = self._last_line = time.monotonic()
         self._listener: StageListener | None = getattr(_thread, "listener", None)
         if self._listener is not None:
             self._listener(Stage(title, 0.0, total))
 
-    def advance(self, steps: float, amount: float = 0, **numbers: float) -> None:
+    def advance(
+        self,
+        steps: float,
+        amount: float = 0,
+        written: Callable[[float], str] = "{:.4f}".format,
+        **numbers: float,
+    ) -> None:
         """Count ``steps`` (which may be fractions) and an ``amount`` for the speed.
 
-        ``numbers`` are shown under their names until they are given again.
+        ``numbers`` are shown under their names until they are given again, as ``written`` returns
+        them.
         """
         with self._lock:
+            texts = {name.replace("_", " "): written(value) for name, value in numbers.items()}
+            self._texts.update(texts)
             self._numbers.update({name.replace("_", " "): value for name, value in numbers.items()})
             self._advance(steps, amount)
+
+    def end_early(self, why: str) -> None:
+        """Tell the listener why the work ended before its last step."""
+        with self._lock:
+            self._ended_early = why
+            if self._listener is not None:
+                self._listener(self._stage())
 
     def resume_at(self, steps: float) -> None:
         """Count ``steps`` that were done before this process began, without effect on the speed."""
@@ -271,10 +291,11 @@ class Ticker:
         elapsed = time.monotonic() - self._start
         speed = self._amount / elapsed if elapsed > 0 else 0.0
         numbers = dict(self._numbers)
-        return Stage(self.title, self._done, self.total, speed, numbers, self._resumed_at)
+        done, early = self._resumed_at, self._ended_early
+        return Stage(self.title, self._done, self.total, speed, numbers, done, early)
 
     def _note(self) -> str:
-        return ", ".join(f"{name} {value:.4f}" for name, value in self._numbers.items())
+        return ", ".join(f"{name} {text}" for name, text in self._texts.items())
 
     def _line_is_due(self, steps: float) -> bool:
         late = time.monotonic() - self._last_line > _PLAIN_INTERVAL

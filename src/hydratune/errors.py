@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 from hydra.errors import CompactHydraException
 
+from hydratune.wording import counted
+
 
 class HydratuneError(CompactHydraException):
     """The work failed for a reason that is known and explained."""
@@ -89,10 +91,7 @@ class ConfigError(InputError):
 
     def __init__(self, problems: Sequence[Problem], prefix: str = "") -> None:
         self.problems = tuple(problems)
-        count = (
-            f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''} in the"
-            " configuration"
-        )
+        count = f"{counted(len(self.problems), 'problem')} in the configuration"
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(f"{prefix}{count}; nothing was run.\n{lines}")
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from hydratune.errors import ConfigError, Problem
 from hydratune.metric_table import families
-from hydratune.settings import packages
+from hydratune.settings import own_metrics, packages
 from hydratune.settings.registry import variant
 
 Part = TypeVar("Part")
@@ -27,15 +27,30 @@ def callback(name: str) -> Callable[[Part], Part]:
     return _adder("callback", name)
 
 
-def metric(name: str) -> Callable[[Part], Part]:
+def metric(
+    name: str, *, direction: str | None = None, unit: str | None = None
+) -> Callable[[Part], Part]:
     """Return a decorator for a function of (answer, references, row) that scores one answer.
 
-    It is chosen by ``evaluation.metrics=[NAME]``.
+    It is chosen by ``evaluation.metrics=[NAME]``. ``direction``: which values are better, higher or
+    lower; ``unit``: rate (a share of 1, shown in per cent) or number. They are set as attributes of
+    the function, which may have them already. Raises ``ConfigError`` for other values.
     """
     if name in families():
         why, fix = "a built-in family of metrics has this name", "give it another name"
         raise ConfigError([Problem("evaluation.metrics", name, why, fix)])
-    return _adder("metric", name)
+    declared = {"direction": direction, "unit": unit}
+
+    def add(part: Part) -> Part:
+        for attribute, value in declared.items():
+            if value is not None:
+                setattr(part, attribute, value)
+        if found := list(own_metrics.problems(name, part, "evaluation.metrics")):
+            raise ConfigError(found)
+        packages.add("metric", name, part)
+        return part
+
+    return add
 
 
 def data_source(name: str) -> Callable[[type[Class]], type[Class]]:

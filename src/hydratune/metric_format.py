@@ -72,6 +72,13 @@ def mean_and_spread(key: str, values: Sequence[float]) -> str:
     return f"{mean} ± {spread:.1f}" if unit(key) is Unit.rate else f"{mean} ± {spread:.2g}"
 
 
+def mean_with_unit(key: str, values: Sequence[float]) -> str:
+    """Return the same with the unit, for a sentence: "70.0 ± 4.2 %"."""
+    own = _UNITS.get(unit(key))
+    text = mean_and_spread(key, values)
+    return f"{text} {own}" if own and values else text
+
+
 def difference_form(key: str) -> tuple[str, float]:
     """Return (format, factor) of a difference and of its interval: points for rates."""
     return ("+.1f" if unit(key) is Unit.rate else "+#.3g"), scale(key)

@@ -6,10 +6,12 @@ Terminal tables, reports, comparisons, W&B and searches take all they know of a 
 To add a metric that scores one answer at a time, write its function in evaluation/families.py
 (``@per_answer``) and give it one row in ``ANSWER_METRICS``, whose ``families`` is the name of the
 function. A metric without a row (of an installed package, or of a W&B run of another program) has
-the defaults that ``title``, ``unit`` and ``lower_is_better`` document.
+the defaults that ``title``, ``unit``, ``lower_is_better`` and ``bounds`` document; a package may
+declare its direction and unit (settings/own_metrics.py).
 """
 
-from collections.abc import Container
+import math
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,6 +20,12 @@ LIKELIHOOD, GENERATION = "likelihood", "generation"  # measured in every evaluat
 PACKAGE_METRICS = "hydratune.metrics"  # entry points of packages that bring other metrics
 VALIDATION = "val"  # what a metric of the validation rows begins with: val/loss, val/field_f1
 _ANY = "*"  # the last part of a row's name that stands for every field, class or package
+
+
+Range = tuple[float, float]  # (least, largest)
+_ANY_NUMBER: Range = -math.inf, math.inf
+_NOT_NEGATIVE: Range = 0.0, math.inf
+_OF_RATES: Range = -1.0, 1.0  # differences
 
 
 class Unit(Enum):
@@ -49,7 +57,8 @@ class Metric:
 
     ``name`` is without its system for metrics of answers, and may end in ``/*`` for one metric of
     each field or class; ``title`` then holds ``{}`` for it. ``families`` are the values of
-    ``evaluation.metrics`` that measure it. ``short`` is the heading of a narrow column.
+    ``evaluation.metrics`` that measure it. ``short`` is the heading of a narrow column. ``limits``
+    are the least and the largest possible value, where they are not those of the unit.
     """
 
     name: str
@@ -58,6 +67,7 @@ class Metric:
     direction: Direction
     families: tuple[str, ...] = ()
     short: str = ""
+    limits: Range | None = None
 
 
 _LOWER, _HIGHER, _NEITHER = Direction.lower, Direction.higher, Direction.neither
@@ -95,15 +105,22 @@ ANSWER_METRICS = (
     Metric("bits_per_byte", "bits per byte", Unit.bits_per_byte, _LOWER, (LIKELIHOOD,)),
     Metric("finished", "ended its turn", Unit.rate, _HIGHER, (GENERATION,)),
     Metric("cut", "answers cut at the token limit", Unit.count, _LOWER, (GENERATION,)),
-    Metric("length_ratio", "length, of the reference's", Unit.rate, _NEITHER, (GENERATION,)),
+    Metric(
+        "length_ratio",
+        "length, of the reference's",
+        Unit.rate,
+        _NEITHER,
+        (GENERATION,),
+        limits=_NOT_NEGATIVE,
+    ),
     Metric("generated_tokens", "tokens generated", Unit.count, _NEITHER, (GENERATION,)),
 )
 
 # of the run as a whole, under the names of metrics.json
 RUN_METRICS = (
-    Metric("val/loss", "val loss", Unit.nats, _LOWER),
-    Metric("train/loss", "train loss", Unit.nats, _LOWER),
-    Metric(OBJECTIVE, "val loss", Unit.nats, _LOWER),
+    Metric("val/loss", "validation loss", Unit.nats, _LOWER),
+    Metric("train/loss", "training loss", Unit.nats, _LOWER),
+    Metric(OBJECTIVE, "validation loss", Unit.nats, _LOWER),
     Metric("cost/cpu_seconds", "CPU-seconds", Unit.seconds, _LOWER, short="CPU-s"),
     Metric("cost/wall_seconds", "seconds", Unit.seconds, _LOWER, short="seconds"),
     Metric("cost/tokens", "tokens trained", Unit.count, _NEITHER, short="tokens"),
@@ -116,30 +133,50 @@ RUN_METRICS = (
         Unit.bits_per_byte,
         _NEITHER,
     ),
-    Metric("forgetting/bits_per_byte_delta", "forgotten, bits/byte", Unit.bits_per_byte, _LOWER),
+    Metric(
+        "forgetting/bits_per_byte_delta",
+        "forgotten, bits/byte",
+        Unit.bits_per_byte,
+        _LOWER,
+        limits=_ANY_NUMBER,
+    ),
     Metric("forgetting/nll", "general answers, NLL", Unit.nats, _LOWER),
     Metric("forgetting/nll_base", "general answers, NLL, base", Unit.nats, _NEITHER),
-    Metric("forgetting/nll_delta", "forgotten, NLL", Unit.nats, _LOWER),
+    Metric("forgetting/nll_delta", "forgotten, NLL", Unit.nats, _LOWER, limits=_ANY_NUMBER),
     Metric("forgetting/instructions", "instructions followed", Unit.rate, _HIGHER),
     Metric("forgetting/instructions_base", "instructions followed, base", Unit.rate, _NEITHER),
-    Metric("forgetting/instructions_delta", "instructions, difference", Unit.rate, _HIGHER),
+    Metric(
+        "forgetting/instructions_delta",
+        "instructions, difference",
+        Unit.rate,
+        _HIGHER,
+        limits=_OF_RATES,
+    ),
     Metric("forgetting/kl", "divergence from the base, nats per token", Unit.nats, _LOWER),
     Metric("forgetting/within_budget", "forgetting within its budget", Unit.flag, _NEITHER),
     Metric("memorisation/train", "training rows memorised", Unit.rate, _LOWER),
     Metric("memorisation/train_tokens", "training tokens memorised in a row", Unit.rate, _LOWER),
     Metric("memorisation/heldout", "held-out rows memorised", Unit.rate, _LOWER),
     Metric("memorisation/heldout_tokens", "held-out tokens memorised in a row", Unit.rate, _LOWER),
-    Metric("memorisation/difference", "rows memorised, difference", Unit.rate, _LOWER),
+    Metric(
+        "memorisation/difference", "rows memorised, difference", Unit.rate, _LOWER, limits=_OF_RATES
+    ),
     Metric("memorisation/canary_exposure", "canaries, exposure", Unit.bits, _LOWER),
     Metric("memorisation/canary_untrained", "untrained canaries, exposure", Unit.bits, _LOWER),
     Metric("memorisation/canary_base", "canaries, exposure in the base", Unit.bits, _NEITHER),
     Metric(
-        "memorisation/canary_difference", "canaries, exposure less untrained", Unit.bits, _LOWER
+        "memorisation/canary_difference",
+        "canaries, exposure less untrained",
+        Unit.bits,
+        _LOWER,
+        limits=_ANY_NUMBER,
     ),
     Metric("fit/best_step", "step of the best validation", Unit.count, _NEITHER),
     Metric("fit/best_epoch", "epoch of the best validation", Unit.number, _NEITHER),
-    Metric("fit/rise", "rise of the validation loss after it", Unit.nats, _LOWER),
-    Metric("fit/gap", "validation less training loss", Unit.nats, _LOWER),
+    Metric(
+        "fit/rise", "rise of the validation loss after it", Unit.nats, _LOWER, limits=_ANY_NUMBER
+    ),
+    Metric("fit/gap", "validation less training loss", Unit.nats, _LOWER, limits=_ANY_NUMBER),
     Metric("halved_at_step", "stopped at step", Unit.count, _NEITHER),
 )
 
@@ -162,11 +199,31 @@ _SYSTEM_PREFIXES = {"base": "base: ", "fewshot": "few-shot base: ", "eval": ""} 
 _SUBSETS = {"_clean": "clean rows: ", "_constrained": "constrained: "}  # endings of a system's name
 
 
+def _undeclared(name: str) -> Metric | None:
+    return None
+
+
+# returns what a metric of a package, or of Python code, declares; set by settings/own_metrics.py,
+# which knows the packages
+own_metric: Callable[[str], Metric | None] = _undeclared
+
+
+def set_own_metrics(find_declared: Callable[[str], Metric | None]) -> None:
+    """Look metrics that have no row in the table up by ``find_declared``."""
+    global own_metric
+    own_metric = find_declared
+
+
 def answer_metric(name: str) -> Metric | None:
     """Return the row of a metric of answers, without its system: ``field_f1``, ``field_f1/date``.
 
-    None for a metric that has no row.
+    Of a metric of a package it is what the package declares. None for a metric that has no row.
     """
+    return built_in_metric(name) or own_metric(name)
+
+
+def built_in_metric(name: str) -> Metric | None:
+    """Return the row of a metric of answers in this table; None for that of a package."""
     pattern = name.partition("/")[0] + f"/{_ANY}" if "/" in name else name
     return next((row for row in ANSWER_METRICS if row.name == pattern), None)
 
@@ -245,8 +302,32 @@ def lower_is_better(key: str) -> bool | None:
     row = find(key)
     if row is not None:
         return None if row.direction is Direction.neither else row.direction is Direction.lower
+    return True if is_lower_by_name(key) else None
+
+
+def is_lower_by_name(key: str) -> bool:
+    """Return whether the name of a metric alone says that lower values are better."""
     last = key.rpartition("/")[2].removesuffix("_delta")
-    return True if key.startswith(("cost/", "memorisation/")) or last in _lower_names() else None
+    return key.startswith(("cost/", "memorisation/")) or last in _lower_names()
+
+
+def bounds(key: str) -> Range:
+    """Return the least and the largest possible value of a metric; infinite where there is none.
+
+    Rates are in [0, 1], numbers that have a unit are not negative. Numbers without a unit, and
+    metrics without a row, have no bounds.
+    """
+    row = find(key)
+    if row is not None and row.limits is not None:
+        return row.limits
+    ranges = {Unit.number: _ANY_NUMBER, Unit.rate: (0.0, 1.0), Unit.flag: (0.0, 1.0)}
+    return ranges.get(unit(key), _NOT_NEGATIVE)
+
+
+def largest_difference(key: str) -> float:
+    """Return by how much two values of a metric can differ: 1 for rates, else infinite."""
+    least, largest = bounds(key)
+    return largest - least
 
 
 def _lower_names() -> set[str]:

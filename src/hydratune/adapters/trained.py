@@ -13,6 +13,7 @@ from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from hydratune.adapters.base import peft_methods
 from hydratune.adapters.skipped_layers import expert_weights
 from hydratune.adapters.targets import layer_number
+from hydratune.wording import counted, noun_for
 
 _BASE = "base_model.model."
 _PARAMETER_ENDS = (".weight", ".bias")
@@ -85,7 +86,11 @@ def _adapter_parts(model: PeftModel) -> Iterator[tuple[str, list[str]]]:
     method = peft_methods().get(config.peft_type.value)
     title = method.title if method is not None else ""
     if config.is_prompt_learning:
-        yield f"{config.num_virtual_tokens} virtual tokens ({config.peft_type.value.lower()})", [""]
+        yield (
+            f"{counted(config.num_virtual_tokens, 'virtual token')}"
+            f" ({config.peft_type.value.lower()})",
+            [""],
+        )
     yield f"{title} on", sorted(adapted_layers(model))
     yield "saved in full:", sorted(saved_in_full(model))
     modules = _own_modules(model)
@@ -140,7 +145,7 @@ def _layer_ranges(names: list[str], every: set[int]) -> str:
     """Return the layers that ``names`` are in, such as ``(layers 0-3)``; empty: ``every`` one."""
     numbers = {number for name in names if (number := layer_number(f"{name}.", None)) is not None}
     return (
-        f" (layer{'s' if len(numbers) > 1 else ''} {ranges(numbers)})"
+        f" ({noun_for(len(numbers), 'layer')} {ranges(numbers)})"
         if numbers and numbers != every
         else ""
     )

@@ -33,6 +33,7 @@ from hydratune.comparison.ties import PairedTest, Significance, compare_with_bes
 from hydratune.metric_format import with_unit
 from hydratune.metric_table import VALIDATION, cost_headings, title
 from hydratune.settings.monitor import LOSS, Monitor
+from hydratune.wording import counted
 
 _ALWAYS_SHOWN = (
     "eval/schema_valid",
@@ -329,7 +330,8 @@ def _note_on_seeds(entry: Entry, keys: Sequence[str]) -> str:
     finished, total = len(entry.finished), len(entry.runs)
     of = "these" if finished > 1 else "this one"
     return (
-        f"{finished} of {total} seeds of {describe_settings(entry, keys)} finished: its mean is"
+        f"{finished} of {counted(total, 'seed')} of {describe_settings(entry, keys)} finished:"
+        " its mean is"
         f" that of {of}"
     )
 

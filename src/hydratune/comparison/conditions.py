@@ -9,6 +9,7 @@ from hydratune.comparison.entries import group_runs, seed_keys
 from hydratune.comparison.formatting import canonical, format_list, format_value
 from hydratune.comparison.runs import Run, nested_value
 from hydratune.settings.secrets import mask
+from hydratune.wording import noun_for
 
 _MOST_NAMES = 3  # of runs in a sentence
 _MOST_VALUES = 3  # of a condition in a sentence
@@ -193,4 +194,4 @@ def _difference(condition: str, values: Sequence[object], runs: Sequence[Run]) -
 
 
 def _run_names(names: Sequence[str]) -> str:
-    return f"run{'s' * (len(names) > 1)} {format_list(names, _MOST_NAMES)}"
+    return f"{noun_for(len(names), 'run')} {format_list(names, _MOST_NAMES)}"

@@ -8,8 +8,9 @@ import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
@@ -19,6 +20,7 @@ from hydratune.comparison.entries import Entry, score_of, seed_keys, varying_set
 from hydratune.comparison.formatting import canonical, format_value
 from hydratune.comparison.runs import Run
 from hydratune.evaluation.statistics import Interval
+from hydratune.metric_table import bounds
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -30,6 +32,7 @@ _MIN_POINTS = 4  # for a rank correlation
 _MOST_EXACT = 8  # points up to which its p value is computed over all orders
 _TREES = 256
 ScoredRun = tuple[Run, float]
+IntervalOfMean = Callable[[Sequence[float]], Interval | None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class SettingValue:
 
     value: object  # "a to b" where there are too many values to list each
     scores: tuple[float, ...]
-    interval: Interval | None  # of the mean over these runs, by Student's t; None for one run
+    interval: Interval | None  # of the mean over these runs (``interval_of_mean``); None for one
 
     @property
     def runs(self) -> int:
@@ -86,12 +89,14 @@ def find_effects(ranked: Sequence[Entry], by: Criterion, confidence: float = 0.9
     effects = []
     for key in keys:
         correlation, p = (None, None) if key in seeds else _rank_correlation(means, key)
-        levels = _levels(scored, key, confidence)
+        levels = _levels(scored, key, partial(interval_of_mean, by.metric, confidence=confidence))
         effects.append(Effect(key, levels, correlation, p, importances.get(key)))
     return sorted(effects, key=lambda effect: (effect.is_noise, -(effect.importance or 0.0)))
 
 
-def _levels(scored: Sequence[ScoredRun], key: str, confidence: float) -> tuple[SettingValue, ...]:
+def _levels(
+    scored: Sequence[ScoredRun], key: str, interval: IntervalOfMean
+) -> tuple[SettingValue, ...]:
     """Group scores by the values of a setting, or by ranges of them where there are many."""
     scores: dict[str, list[float]] = {}
     values: dict[str, object] = {}
@@ -105,7 +110,7 @@ def _levels(scored: Sequence[ScoredRun], key: str, confidence: float) -> tuple[S
         scores, key=lambda name: (float(numbers[name]), "") if is_numeric else (0.0, name)
     )
     if len(names) <= _MOST_LEVELS:
-        return tuple(_level(values[name], scores[name], confidence) for name in names)
+        return tuple(_level(values[name], scores[name], interval) for name in names)
     if not is_numeric:
         return ()
     size = -(-len(names) // _BINS)
@@ -114,12 +119,12 @@ def _levels(scored: Sequence[ScoredRun], key: str, confidence: float) -> tuple[S
         neighbours = names[start : start + size]
         first, last = (format_value(values[name]) for name in (neighbours[0], neighbours[-1]))
         together = [score for name in neighbours for score in scores[name]]
-        levels.append(_level(f"{first} to {last}", together, confidence))
+        levels.append(_level(f"{first} to {last}", together, interval))
     return tuple(levels)
 
 
-def _level(value: object, scores: Sequence[float], confidence: float) -> SettingValue:
-    return SettingValue(value, tuple(scores), _interval_of_mean(scores, confidence))
+def _level(value: object, scores: Sequence[float], interval: IntervalOfMean) -> SettingValue:
+    return SettingValue(value, tuple(scores), interval(scores))
 
 
 def _rank_correlation(
@@ -149,15 +154,22 @@ def _rank_correlation(
     return float(result.statistic), float(np.mean(strength >= strength[0] - 1e-9))
 
 
-def _interval_of_mean(values: Sequence[float], confidence: float) -> Interval | None:
-    """Return Student's t interval; None for a single value."""
+def interval_of_mean(metric: str, values: Sequence[float], confidence: float) -> Interval | None:
+    """Return Student's t interval, cut at the bounds of the metric; None for a single value.
+
+    The true mean lies within the bounds (0 and 100 % for a rate), so the interval that is cut
+    covers it exactly as often. An interval on the scale of log odds would stay within them by
+    itself, but for the mean of the log odds instead of the mean that stands beside it, and values
+    of 0 and 1 have none. Bounds that the mean itself is beyond are ignored.
+    """
     if len(values) < 2:
         return None
     from scipy.stats import t
 
     mean, n = statistics.fmean(values), len(values)
     half = float(t.ppf(0.5 + confidence / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
-    return mean - half, mean + half
+    least, largest = bounds(metric)
+    return max(mean - half, min(least, mean)), min(mean + half, max(largest, mean))
 
 
 def _importances(scored: Sequence[ScoredRun], keys: Sequence[str]) -> dict[str, float]:

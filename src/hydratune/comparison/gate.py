@@ -19,7 +19,7 @@ from hydratune.evaluation.measures import comparison, difference
 from hydratune.evaluation.statistics import Difference, corrected
 from hydratune.metric_format import difference as format_difference
 from hydratune.metric_format import difference_form, heading, written
-from hydratune.metric_table import Unit, lower_is_better, title, unit
+from hydratune.metric_table import Unit, largest_difference, lower_is_better, title, unit
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.paths import expanded
 
@@ -188,7 +188,8 @@ def _check_significance(baseline: Run, candidate: Run, confidence: float) -> lis
         is_worse = test.value > 0 if lower_is_better(f"eval/{name}") else test.value < 0
         values = theirs.measures[name].value, ours.measures[name].value
         failed = is_worse and test.p < 1 - confidence
-        checked.append(CheckedMetric(f"eval/{name}", *values, test, limit, failed))
+        paired = test.within(largest_difference(f"eval/{name}"))
+        checked.append(CheckedMetric(f"eval/{name}", *values, paired, limit, failed))
     return checked
 
 
@@ -246,7 +247,8 @@ def _paired_difference(
             if name not in ours.measures or name not in theirs.measures:
                 return None
             before, after = theirs.measures[name], ours.measures[name]
-            return difference(after, before, ours.groups, confidence, _SAMPLES)
+            change = difference(after, before, ours.groups, confidence, _SAMPLES)
+            return change.within(largest_difference(metric))
         is_same, how = baseline.test_hash == candidate.test_hash, "tested"
     elif system in ("val", "objective"):
         is_same, how = baseline.validation_hash == candidate.validation_hash, "validated"

@@ -11,6 +11,7 @@ from hydratune.comparison.comparison import Comparison, compare
 from hydratune.comparison.terminal import tables
 from hydratune.comparison.verdict import verdict
 from hydratune.console import console, relative_path
+from hydratune.wording import counted, noun_for
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def publish_to_wandb(compared: Comparison, folder: Path, name: str) -> None:
     console.print(f"W&B view    {escape(published.view)}", soft_wrap=True)
     if published.missing:
         console.print(
-            f"[yellow]{published.missing} of {len(compared.runs)} runs are not on the server: they"
-            " are in the tables, but in no panel"
+            f"[yellow]{published.missing} of {counted(len(compared.runs), 'run')}"
+            f" {noun_for(published.missing, 'is', 'are')} not on the server, and so in the tables,"
+            " but in no panel"
         )

@@ -75,7 +75,7 @@ function applyFilters() {
     row.hidden = !isVisible;
     if (isVisible) visibleRuns.add(index);
   }
-  $("count").textContent = `${visibleRuns.size} of ${data.runs.length} runs`;
+  $("count").textContent = `${visibleRuns.size} of ${data.runs.length} run${data.runs.length === 1 ? "" : "s"}`;
   if (drawnPlots.has("curves")) drawCurves();
 }
 
@@ -131,21 +131,23 @@ function selectedRanges() {
 
 // --------------------------------------------------------------------------------------------------------- curves, scatter plots
 function drawCurves() {
-  const kind = $("curve-kind").value, many = visibleRuns.size > 12;
+  const kind = $("curve-kind").value, many = visibleRuns.size > 12, { title, decimals } = data.curves.find(curve => curve.key === kind);
   const traces = data.runs.flatMap((run, i) => {
-    const points = run.curve[kind];
+    const points = run.curve[kind], kept = run.kept[kind]?.[0], isAlone = points.length === 1;
     if (!visibleRuns.has(i) || !points.length) return [];
     return [{
-      x: points.map(p => p[0]), y: points.map(p => p[1]), name: runLabel(run), mode: points.length > 1 ? "lines" : "markers", type: "scatter",
+      x: points.map(p => p[0]), y: points.map(p => p[1]), name: runLabel(run), mode: kept === undefined && !isAlone ? "lines" : "lines+markers", type: "scatter",
+      marker: { symbol: points.map(p => (p[0] === kept ? "circle-open" : "circle")), size: points.map(p => (p[0] === kept ? 11 : isAlone ? 7 : 0)), opacity: 1, line: { width: points.map(p => (p[0] === kept ? 2 : 0)) } },
       opacity: run.best || !many ? 1 : 0.45, line: run.best ? { color: cssColour("--best"), width: 3.5 } : { width: many ? 1 : 1.8 },
-      text: describeRun(run), hovertemplate: "%{text}<br>step %{x}: %{y:.4f}<extra></extra>",
+      text: describeRun(run), hovertemplate: `%{text}<br>step %{x}: %{y:.${decimals}f}<extra></extra>`,
     }];
   });
-  $("curve-note").textContent = traces.length ? "" : visibleRuns.size ? `None of these runs logged a ${kind === "val" ? "validation" : "training"} loss.` : "The filter and the selections exclude every run.";
+  const isMarked = data.runs.some((run, i) => visibleRuns.has(i) && run.kept[kind]);
+  $("curve-note").textContent = traces.length ? (isMarked ? "Circles mark the steps whose weights were kept." : "") : visibleRuns.size ? `None of these runs logged a ${title}.` : "The filter and the selections exclude every run.";
   $("curve-plot").hidden = !traces.length;
   const lastStep = Math.max(0, ...traces.flatMap(trace => trace.x));
   traces.sort((a, b) => (a.line.width ?? 0) - (b.line.width ?? 0)); // the best on top
-  drawPlot("curve-plot", traces, { xaxis: { title: { text: "optimizer step" }, ...(lastStep <= 10 ? { dtick: 1 } : {}) }, yaxis: { title: { text: `${kind === "val" ? "validation" : "training"} loss` }, type: $("curve-log").checked ? "log" : "linear" } });
+  drawPlot("curve-plot", traces, { xaxis: { title: { text: "optimizer step" }, ...(lastStep <= 10 ? { dtick: 1 } : {}) }, yaxis: { title: { text: title }, type: $("curve-log").checked ? "log" : "linear" } });
 }
 
 function drawScatter(id, x, y, more = []) {
@@ -218,7 +220,7 @@ function updateAnswerRows() {
   const rows = data.rows.map((row, i) => i).filter(i => !$("answer-differ").checked || new Set(columns.map(c => data.rows[i].answers[c])).size > 1);
   select.replaceChildren(...rows.map(i => newOption(i, `${i + 1}: ${data.rows[i].id}`)));
   if (before !== "" && rows.includes(Number(before))) select.value = before;
-  $("answer-note").textContent = `${rows.length} of ${data.rows.length} rows${data.omitted_rows ? ` (${data.omitted_rows} more are in predictions.jsonl)` : ""}; words that the reference does not contain are marked.`;
+  $("answer-note").textContent = `${rows.length} of ${data.rows.length} row${data.rows.length === 1 ? "" : "s"}${data.omitted_rows ? ` (${data.omitted_rows} more are in predictions.jsonl)` : ""}; words that the reference does not contain are marked.`;
   showAnswers();
 }
 function showAnswers() {

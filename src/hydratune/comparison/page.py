@@ -22,6 +22,7 @@ from hydratune.comparison.ties import metric_key
 from hydratune.comparison.verdict import describe_difference, verdict
 from hydratune.metric_format import heading, with_interval
 from hydratune.records.files import write_text
+from hydratune.wording import counted
 
 _TEMPLATES = Path(__file__).parent
 
@@ -46,6 +47,7 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         lstrip_blocks=True,
     )
     environment.globals["raw"] = lambda part: (_TEMPLATES / part).read_text("utf-8")
+    environment.globals["counted"] = counted
     data = page_data(compared, folder)
     return environment.get_template("page.html.j2").render(
         name=name,
@@ -55,6 +57,7 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         table_metrics=_table_metrics(compared, data),
         settings=[{"key": key, "short": compared.short_names[key]} for key in data["settings"]],
         objective=data["objective"],
+        curves=data["curves"],
         describe_difference=describe_difference,
         titles={name: heading(metric_key(name)) for name in compared.tested_metrics},
         format_p=format_p,

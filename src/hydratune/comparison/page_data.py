@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import TypedDict
 
 from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.criterion import monitored
 from hydratune.comparison.entries import score_of, varying_settings
 from hydratune.comparison.runs import Run
 from hydratune.comparison.verdict import describe_outcome, describe_score, describe_state
 from hydratune.errors import RunError
 from hydratune.evaluation.measures import user_text
 from hydratune.metric_format import heading, scale
-from hydratune.metric_table import lower_is_better
+from hydratune.metric_table import VALIDATION, Unit, lower_is_better, title, unit
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunFile
+from hydratune.settings.monitor import LOSS
 from hydratune.settings.secrets import mask
 
 _MOST_POINTS = 120  # of a learning curve
+_TRAINING_LOSS = "train/loss"
+_LOSSES = {"val": LOSS, "train": _TRAINING_LOSS}  # kind of curve -> column of history.csv
 _MOST_ANSWERING = 12  # runs whose answers are on the page
 _MOST_ROWS = 60  # test rows
 _LONGEST_TEXT = 1500  # letters
@@ -46,6 +50,14 @@ class MetricData(TypedDict):
     scale: float
 
 
+class CurveData(TypedDict):
+    """A kind of learning curve that the page can show."""
+
+    key: str
+    title: str  # with the unit, for the vertical axis
+    decimals: int
+
+
 class RunData(TypedDict):
     """One run."""
 
@@ -61,7 +73,8 @@ class RunData(TypedDict):
     cells: dict[str, str]  # the settings as they are shown
     measured: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    curve: dict[str, list[list[float]]]  # (step, loss) of train and val
+    curve: dict[str, list[list[float]]]  # by key of its kind: (step, value in its unit)
+    kept: dict[str, list[float]]  # likewise the point of the kept weights
     links: dict[str, str]  # label -> path
 
 
@@ -88,6 +101,7 @@ class PageData(AnswerData):
     objective: MetricData
     metrics: list[MetricData]
     settings: list[str]
+    curves: list[CurveData]
     short: dict[str, str]
     runs: list[RunData]
     fronts: list[dict[str, str]]
@@ -101,13 +115,15 @@ def page_data(compared: Comparison, folder: Path) -> PageData:
     by = compared.by
     objective = _metric_data(by.metric, lower=by.lower)
     answers = _answers(runs, compared)
+    curves = _curve_kinds(compared, runs)
     return PageData(
         objective=objective,
         metrics=[_metric_data(name, lower=lower_is_better(name)) for name in names],
         settings=settings,
+        curves=curves,
         short=compared.short_names,
         runs=[
-            _run_data(compared, position, run, settings, names, folder)
+            _run_data(compared, position, run, settings, names, curves, folder)
             for position, entry in enumerate(compared.ranked)
             for run in entry.runs
         ],
@@ -126,12 +142,14 @@ def _run_data(
     run: Run,
     settings: Sequence[str],
     metrics: Sequence[str],
+    curves: Sequence[CurveData],
     folder: Path,
 ) -> RunData:
     score = score_of(run, compared.by)
     values = {key: run.settings.get(key) for key in settings}
     measured = {key: value for key in metrics if (value := run.value(key)) is not None}
     intervals = {key: edges for key in metrics if (edges := run.interval(key)) is not None}
+    curve, kept = _curves(run, [kind["key"] for kind in curves])
     return RunData(
         name=run.name,
         place=position + 1 if score is not None and not compared.why_not_ranked else None,
@@ -145,7 +163,8 @@ def _run_data(
         cells={key: mask(compared.format_setting(key, value)) for key, value in values.items()},
         measured=measured,
         intervals=intervals,
-        curve=_curves(run),
+        curve=curve,
+        kept=kept,
         links=_links(run, folder),
     )
 
@@ -171,22 +190,53 @@ def _json_value(value: object) -> Scalar:
     return value if isinstance(value, int | float | bool | None) else mask(str(value))
 
 
-def _curves(run: Run) -> dict[str, list[list[float]]]:
-    """Return (step, loss) of training and of validation, with at most ``_MOST_POINTS`` each."""
-    history = run.history()
-    curves = {}
-    for key, name in (("train/loss", "train"), ("val/loss", "val")):
+def _curve_kinds(compared: Comparison, runs: Sequence[Run]) -> list[CurveData]:
+    """Return the curves to choose from: the losses and, where runs have them, the metrics of
+    answers to validation rows by which their weights were chosen; first what ranks the runs.
+    """
+    metrics = [compared.by.metric, *(monitored(run).metric for run in runs), *compared.metrics]
+    answers = [
+        name
+        for name in dict.fromkeys(metrics)
+        if name.startswith(f"{VALIDATION}/") and name != LOSS
+    ]
+    losses = [
+        CurveData(key="val", title=title(LOSS), decimals=4),
+        CurveData(key="train", title=title(_TRAINING_LOSS), decimals=4),
+    ]
+    own = [CurveData(key=name, title=heading(name), decimals=_decimals(name)) for name in answers]
+    return [*own, *losses] if compared.by.metric in answers else [*losses, *own]
+
+
+def _decimals(name: str) -> int:
+    return 1 if unit(name) is Unit.rate else 4
+
+
+def _curves(
+    run: Run, kinds: Sequence[str]
+) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
+    """Return by kind the (step, value) of a run, at most about ``_MOST_POINTS``, and the point of
+    the kept weights.
+    """
+    history, kept_step = run.history(), run.value("fit/best_step")
+    curves, kept = dict[str, list[list[float]]](), dict[str, list[float]]()
+    for kind in kinds:
+        key = _LOSSES.get(kind, kind)
         points = [
-            [row["step"], row[key]]
+            [row["step"], float(f"{scale(key) * row[key]:.5g}")]
             for row in history
             if key in row and "step" in row and math.isfinite(row[key])
         ]
         stride = max(1, -(-len(points) // _MOST_POINTS))
-        thinned = points[::stride]
-        if points and (len(points) - 1) % stride:
-            thinned.append(points[-1])
-        curves[name] = [[step, float(f"{loss:.5g}")] for step, loss in thinned]
-    return curves
+        last = len(points) - 1
+        curves[kind] = [
+            point
+            for number, point in enumerate(points)
+            if number % stride == 0 or number == last or point[0] == kept_step
+        ]
+        if kind != "train":  # no weights are kept for their training loss
+            kept.update((kind, point) for point in points if point[0] == kept_step)
+    return curves, kept
 
 
 def _links(run: Run, folder: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from hydratune.settings.tracking import TEXT_SETTINGS
 from hydratune.tracking import wandb_server
 from hydratune.tracking.wandb import sync_command
 from hydratune.tracking.wandb_server import Project
+from hydratune.wording import counted, noun_for
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report, Runset
@@ -86,8 +87,9 @@ def _ids_on_server(tracked: Sequence[Run], project: Project) -> list[str]:
             or "wandb sync --include-online DIR/wandb"
         )
         raise InputError(
-            f"to_wandb: the server has none of these {len(tracked)} runs in {project}; send them"
-            f" first: {command}"
+            f"to_wandb: {counted(len(tracked), 'run is', 'runs are')} not on the server in"
+            f" {project};"
+            f" send {noun_for(len(tracked), 'it', 'them')} first: {command}"
         )
     return [str(run.wandb_id) for run in tracked if run.wandb_id in present]
 
@@ -132,7 +134,7 @@ def _save_report(
     report = reports.Report(
         entity=project.entity,
         project=project.project,
-        title=f"{name}, {len(compared.runs)} runs"[:_LONGEST_TITLE],
+        title=f"{name}, {counted(len(compared.runs), 'run')}"[:_LONGEST_TITLE],
         description=mask(conclusion)[:_LONGEST_TITLE],
         blocks=_blocks(compared, project, ids),
         width="fluid",

@@ -30,6 +30,7 @@ from hydratune.console import console
 from hydratune.metric_format import heading, mean_and_spread, with_interval, written
 from hydratune.metric_table import cost_headings
 from hydratune.records.status import State
+from hydratune.wording import counted
 
 _MOST_SETTINGS = 6  # columns
 _MOST_ROWS = 40  # lines of the ranking; the page has all of it
@@ -230,10 +231,10 @@ def ranking_table(
 def _caption(compared: Comparison, settings: int) -> str | None:
     """Return what the table leaves to the page."""
     hidden = [
-        (len(compared.ranked) - _MOST_ROWS, "entries"),
-        (len(compared.keys) - settings, "settings"),
+        (len(compared.ranked) - _MOST_ROWS, "more entry", "more entries"),
+        (len(compared.keys) - settings, "more setting", "more settings"),
     ]
-    parts = [f"{count} more {what}" for count, what in hidden if count > 0]
+    parts = [counted(count, one, several) for count, one, several in hidden if count > 0]
     return f"and {' and '.join(parts)}, which the page shows" if parts else None
 
 

@@ -146,8 +146,10 @@ def compare_with_best(
     }
     differences = corrected([pair.test for pair in pairs] + list(by_seeds.values()), confidence)
     on_rows: dict[int, dict[str, PairedTest]] = {}
-    for pair, difference in zip(pairs, differences, strict=False):
-        lower = metric_table.lower_is_better(metric_key(pair.metric)) is True
+    for pair, uncut in zip(pairs, differences, strict=False):
+        key = metric_key(pair.metric)
+        difference = uncut.within(metric_table.largest_difference(key))
+        lower = metric_table.lower_is_better(key) is True
         on_rows.setdefault(pair.position, {})[pair.metric] = PairedTest(
             pair.metric,
             difference,

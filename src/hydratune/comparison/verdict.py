@@ -10,7 +10,7 @@ from hydratune.metric_format import (
     difference,
     difference_form,
     difference_with_unit,
-    mean_and_spread,
+    mean_with_unit,
     with_interval,
     with_unit,
     written,
@@ -20,6 +20,7 @@ from hydratune.records.headline import HEADLINE_SETTINGS, headline
 from hydratune.records.status import State
 from hydratune.settings.monitor import LOSS
 from hydratune.settings.secrets import mask
+from hydratune.wording import counted
 
 _LONGEST_REASON = 40  # letters; status.json has all of it
 _CONFIG_ERROR = "in the configuration; nothing was run"  # in the first line of a ConfigError
@@ -44,8 +45,7 @@ def verdict(compared: Comparison) -> list[str]:
 
 def criterion_title(compared: Comparison) -> str:
     """Return the title of the criterion in a sentence."""
-    metric = compared.by.metric
-    return "validation loss" if metric == "objective" else title(metric)
+    return title(compared.by.metric)
 
 
 def _best(compared: Comparison) -> str:
@@ -57,7 +57,7 @@ def _best(compared: Comparison) -> str:
         total = "" if finished == len(best.runs) else f" of {len(best.runs)}"
         result += (
             f", the {rank} of {finished}{total} seeds, mean"
-            f" {mean_and_spread(by.metric, best.scores)}"
+            f" {mean_with_unit(by.metric, best.scores)}"
         )
     chosen = (
         "chosen by a test metric" if by.on_test else "the test metrics took no part in the choice"
@@ -87,7 +87,7 @@ def _by_seeds(compared: Comparison) -> list[str]:
     if not tied:
         return []
     names = [
-        f"{compared.describe(entry)} ({mean_and_spread(compared.by.metric, entry.scores)})"
+        f"{compared.describe(entry)} ({mean_with_unit(compared.by.metric, entry.scores)})"
         for entry in tied
     ]
     what = "validation losses" if compared.by.metric == "objective" else title(compared.by.metric)
@@ -140,7 +140,7 @@ def _by_rows(compared: Comparison) -> list[str]:
         return [f"statistically indistinguishable from the best: {shown}: {how}"]
     finished = {position for position, entry in enumerate(compared.ranked) if entry.scores}
     all_tested = finished - {0} <= compared.paired_tests.keys()
-    tested = f"the {len(compared.paired_tests)} others that could be tested"
+    tested = f"the {counted(len(compared.paired_tests), 'other')} that could be tested"
     by_seeds_only = any(
         not any(test.significant for test in own.values()) for own in compared.paired_tests.values()
     )

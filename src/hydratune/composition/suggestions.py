@@ -120,6 +120,11 @@ def _is_mapping(key: str) -> bool:
     return kind.startswith("dict[") and "None" not in kind
 
 
+def nearest_setting(name: str) -> list[str]:
+    """Return the settings that ``name`` may stand for, at most three."""
+    return _meant(name, _all_settings(), "")[:3]
+
+
 def _setting_of_others(
     key: str, value: str, typed: str, owners: Sequence[str], chosen: ChosenOptions
 ) -> Problem:

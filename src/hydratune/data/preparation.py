@@ -35,6 +35,7 @@ from hydratune.records.files import write_json
 from hydratune.settings import packages
 from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import is_own, plain
+from hydratune.wording import counted
 
 # Settings of every source on which the prepared rows depend.
 _PREPARING = ("validation_fraction", "test_fraction", "stratify", "train_on")
@@ -148,7 +149,7 @@ def _read(
     lines = boilerplate.lines()
     changes = cleaner.changes["boilerplate"]
     changes.examples = [
-        {"id": f"{count:,} rows", "before": line, "after": ""}
+        {"id": f"{counted(count, 'row')}", "before": line, "after": ""}
         for line, count in list(lines.items())[:_MOST_LINES]
     ]
     if not removes_lines:

@@ -28,6 +28,7 @@ from hydratune.data.spans import (
 )
 from hydratune.records.files import write_text
 from hydratune.settings.data import Level
+from hydratune.wording import counted
 
 IDS_SHOWN = 50  # of one finding
 _SHOWN_TEXT, _SHOWN_PIECE, _SHOWN_ID = 1_200, 4_000, 160  # characters
@@ -109,8 +110,7 @@ def verdict(checks: Mapping[str, CheckReport]) -> DataVerdict:
     if errors:
         return DataVerdict("error", f"Not fit for training: {'; '.join(errors)}.")
     if warnings:
-        plural = "s" * (warnings > 1)
-        return DataVerdict("warn", f"Fit for training, with {warnings} warning{plural}.")
+        return DataVerdict("warn", f"Fit for training, with {counted(warnings, 'warning')}.")
     return DataVerdict("fit", "Fit for training: no check found anything.")
 
 

@@ -12,6 +12,7 @@ from hydratune.data.rows import Row, stable_hash, with_system
 from hydratune.data.splits import unit_hash
 from hydratune.errors import DataError
 from hydratune.settings.data import Control, DataConfig
+from hydratune.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def _refuse_errors(data: DataConfig, prepared: Prepared) -> None:
     if data.overfit_rows is not None:  # only training rows are needed
         errors.pop("splits", None)
     if errors:
-        count = f"{len(errors)} check{'s' if len(errors) > 1 else ''} of the data found errors"
+        count = f"{counted(len(errors), 'check')} of the data found errors"
         listed = "\n".join(f"  {error}" for error in errors.values())
         raise DataError(
             f"{count}; nothing was trained.\n{listed}\n  hydratune prepare, with the same settings,"

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from hydratune.evaluation.measures import Measure, comparison, difference, groups_of
 from hydratune.evaluation.power import least_difference
 from hydratune.evaluation.statistics import Interval, corrected
-from hydratune.metric_table import SYSTEM_TITLES, lower_is_better
+from hydratune.metric_table import SYSTEM_TITLES, largest_difference, lower_is_better
 from hydratune.records.predictions import Prediction
 from hydratune.settings.evaluation import EvaluationConfig
+from hydratune.wording import counted
 
 TITLES = {
     "base": SYSTEM_TITLES["base"],
@@ -107,7 +108,8 @@ def decide(
     if disagreement is not None and choice in ("prompt", "either", "open"):
         least = least_difference(len(groups), disagreement, config.confidence)
         reasons.append(
-            f"{len(groups)} test rows find a difference of {100 * least:.0f} points with a"
+            f"{counted(len(groups), 'test row finds', 'test rows find')} a difference of"
+            f" {100 * least:.0f} points with a"
             " probability of 80 %; more rows find smaller ones"
         )
     return Decision(choice, headline, tuple(reasons), tuple(compared.values()))
@@ -149,7 +151,9 @@ def _compare(
     ]
     lower = lower_is_better(f"eval/{metric}")
     compared = {}
-    for (a, b), test in zip(pairs, corrected(tests, config.confidence), strict=True):
+    largest = largest_difference(f"eval/{metric}")
+    for (a, b), uncut in zip(pairs, corrected(tests, config.confidence), strict=True):
+        test = uncut.within(largest)
         gain = test.negative() if lower else test
         better = gain.p < 1 - config.confidence and gain.value > margin
         between = gain.interval_text("+.1f", 100)
@@ -194,9 +198,11 @@ def constrained(
         held, unheld = measures[system][metric], measures[free][metric]
         groups, samples = groups_of(predictions[system]), config.bootstrap_samples
         change = difference(held, unheld, groups, config.confidence, samples)
+        change = change.within(largest_difference(f"eval/{metric}"))
         points = f"{100 * change.value:+.1f} points {change.interval_text('+.1f', 100)}"
         cut = sum(row["finish_reason"] != "stop" for row in predictions[system])
-        more = f"; {cut} answers were cut before their end" if cut else ""
+        was_cut = counted(cut, "answer was cut before its end", "answers were cut before their end")
+        more = f"; {was_cut}" if cut else ""
         sentences.append(
             f"held to the JSON schema, {TITLES[free]} changes by {points}, p = {change.p:.2g} of"
             f" {metric}{more}"

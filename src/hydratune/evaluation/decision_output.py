@@ -15,6 +15,7 @@ from hydratune.metric_format import heading, with_interval, written
 from hydratune.records.predictions import Prediction
 from hydratune.settings.commands import DecideConfig
 from hydratune.settings.evaluation import EvaluationConfig
+from hydratune.wording import counted
 
 _CALLS = 1000  # that a cost is for
 
@@ -102,7 +103,8 @@ def _table(result: DecisionResult, evaluation: EvaluationConfig) -> Table:
     others = [n for n in ("schema_valid", "exact_match") if n in base and n != result.metric]
     percent = round(100 * evaluation.confidence)
     title = (
-        f"the same {len(result.predictions['base'])} test rows, {percent} % intervals; cost of"
+        f"the same {counted(len(result.predictions['base']), 'test row')}, {percent} %"
+        " intervals; cost of"
         " 1,000 calls here"
     )
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")

@@ -17,7 +17,7 @@ from hydratune.evaluation import corpus, generation, instructions
 from hydratune.evaluation.corpus import ScoredSpan
 from hydratune.evaluation.measures import Measure, difference, rate, share
 from hydratune.evaluation.panel import Instruction, Panel
-from hydratune.metric_table import lower_is_better
+from hydratune.metric_table import largest_difference, lower_is_better
 from hydratune.records.files import Json
 from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import ForgettingConfig
@@ -214,6 +214,7 @@ def summary(
         name, before = _measure(part, [row["base"] for row in items])
         after = _measure(part, [row["tuned"] for row in items])[1]
         delta = difference(after, before, groups, confidence, samples)
+        delta = delta.within(largest_difference(f"forgetting/{name}"))
         values |= {
             f"forgetting/{name}_base": before.value,
             f"forgetting/{name}": after.value,

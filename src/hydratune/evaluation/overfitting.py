@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from hydratune.records.run_directory import HistoryRow
+from hydratune.wording import counted
 
 _NOISE = 0.01  # of the best validation loss; a smaller change between validations says nothing
 _ROUNDING = 1e-3  # of an epoch
@@ -143,7 +144,8 @@ def _judge_last_epoch(
         is_whole = abs(end - round(end)) < _ROUNDING
         longer = f"; compare with trainer.max_epochs={round(end) + 1}" if is_whole else ""
         return Verdict.unknown, (
-            f"{len(validations)} validations until epoch {end:.3g}, the lowest loss at epoch"
+            f"{counted(len(validations), 'validation')} until epoch {end:.3g}, the lowest loss"
+            " at epoch"
             f" {epoch:.3g}: too short a training to say whether more would help{longer}"
         )
     fall = min(before) / best - 1 if best > 0 else 0.0

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from hydratune.evaluation.statistics import Interval
+from hydratune.wording import counted
 
 _HERE = Path(__file__).parent
 _BAR = 180  # pixels
-_LEFT, _TOP, _WIDTH, _HEIGHT = 60, 12, 640, 240  # of the area of a chart
+_LEFT, _TOP, _WIDTH, _HEIGHT = 68, 32, 640, 240  # of the area of a chart
 _MOST_STEPS = 7  # between the ticks of an axis
+_GAP = ' dx="14"'  # before the second title of a chart
 
 Point = tuple[float, float]
 Line = tuple[str, str, Sequence[Point]]  # (title, class in the style sheet, points)
@@ -32,6 +34,7 @@ def page(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
     return environment.get_template(template).render(**values)
 
 
@@ -48,10 +51,18 @@ def bar(value: float, interval: Interval | None, largest: float, *, best: bool =
     )
 
 
-def curves(lines: Sequence[Line], mark: Point | None, across: str) -> Markup:
-    """Return lines over common axes; empty without points.
+def curves(
+    lines: Sequence[Line],
+    mark: Point | None,
+    across: str,
+    *,
+    note: str = "",
+    width: int = _WIDTH,
+) -> Markup:
+    """Return lines over common axes, their titles above; empty without points.
 
-    ``mark`` is the point to emphasise, ``across`` the title of the horizontal axis.
+    ``mark`` is the point to emphasise, ``note`` what is said of it, ``across`` the title of the
+    horizontal axis. ``width``: of the area between the axes, in units of its height of 240.
     """
     points = [point for _, _, some in lines for point in some]
     if not points:
@@ -60,19 +71,21 @@ def curves(lines: Sequence[Line], mark: Point | None, across: str) -> Markup:
     ys, y_ticks = _heights([p[1] for p in points])
 
     def at(point: Point) -> Point:
-        x = _LEFT + _WIDTH * (point[0] - xs[0]) / max(1e-9, xs[1] - xs[0])
+        x = _LEFT + width * (point[0] - xs[0]) / max(1e-9, xs[1] - xs[0])
         y = _TOP + _HEIGHT * (1 - (min(point[1], ys[1]) - ys[0]) / max(1e-9, ys[1] - ys[0]))
         return round(x, 1), round(y, 1)
 
-    middle, bottom = _LEFT + _WIDTH / 2, _TOP + _HEIGHT + 38
+    middle, bottom = _LEFT + width / 2, _TOP + _HEIGHT + 38
+    titles = ", ".join(title for title, _, some in lines if some)
     parts = [
-        f'<svg class="chart" viewBox="0 0 {_LEFT + _WIDTH + 20} {_TOP + _HEIGHT + 44}" role="img"'
-        ' aria-label="learning curve">',
-        *_axes(_ticks(*xs, least=1.0), y_ticks, at),
+        f'<svg class="chart" viewBox="0 0 {_LEFT + width + 20} {_TOP + _HEIGHT + 44}" role="img"'
+        f' aria-label="{escape(titles)} by {escape(across)}">',
+        _titles(lines, note, _LEFT + width),
+        *_axes(_ticks(*xs, least=1.0), y_ticks, at, _LEFT + width),
         f'<text x="{middle}" y="{bottom}" text-anchor="middle">{across}</text>',
     ]
-    for number, line in enumerate(lines):
-        parts += _curve(line, number, at)
+    for line in lines:
+        parts += _curve(line, at)
     if mark is not None:
         x, y = at(mark)
         parts.append(f'<circle class="mark" cx="{x}" cy="{y}" r="6"/>')
@@ -120,12 +133,24 @@ def _ticks(low: float, high: float, least: float = 0.0) -> list[Tick]:
     return [(n * step, f"{n * step:,.{decimals}f}") for n in range(first, last + 1)]
 
 
+def _titles(lines: Sequence[Line], note: str, right: float) -> str:
+    """Return the titles of the lines in their colours, and the note, in one row that ends at
+    ``right``.
+    """
+    names = [(title, look) for title, look, points in lines if points]
+    names += [(f"\u25cb {note}", "note")] if note else []
+    spans = [
+        f'<tspan class="{look}"{_GAP if number else ""}>{escape(text)}</tspan>'
+        for number, (text, look) in enumerate(names)
+    ]
+    return f'<text class="title" x="{right}" y="18" text-anchor="end">{"".join(spans)}</text>'
+
+
 def _axes(
-    x_ticks: Sequence[Tick], y_ticks: Sequence[Tick], at: Callable[[Point], Point]
+    x_ticks: Sequence[Tick], y_ticks: Sequence[Tick], at: Callable[[Point], Point], right: float
 ) -> list[str]:
     """Return grid lines and the numbers beside both axes."""
     parts = []
-    right = _LEFT + _WIDTH
     for value, label in y_ticks:
         y = at((x_ticks[0][0], value))[1]
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
@@ -136,13 +161,12 @@ def _axes(
     return parts
 
 
-def _curve(line: Line, number: int, at: Callable[[Point], Point]) -> list[str]:
-    """Return a line with its title; few points are marked by circles."""
-    title, look, points = line
+def _curve(line: Line, at: Callable[[Point], Point]) -> list[str]:
+    """Return a line; few points are marked by circles."""
+    _, look, points = line
     places = [at(point) for point in points]
     path = " ".join(f"{x},{y}" for x, y in places)
     parts = [f'<polyline class="{look}" points="{path}"/>']
     if len(points) < 30:
         parts += [f'<circle class="{look}" cx="{x}" cy="{y}" r="3"/>' for x, y in places]
-    x, y = _LEFT + _WIDTH - 4, _TOP + 16 + 18 * number
-    return [*parts, f'<text class="{look}" x="{x}" y="{y}" text-anchor="end">{title}</text>']
+    return parts

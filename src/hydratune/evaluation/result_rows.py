@@ -11,6 +11,7 @@ from hydratune.metric_format import in_sentence, with_unit
 from hydratune.metric_table import VALIDATION, Direction, Metric, Unit, main_metric, title
 from hydratune.records.files import Json
 from hydratune.settings.monitor import LOSS
+from hydratune.wording import counted
 
 MeasuredValues = Mapping[str, Json]
 
@@ -45,12 +46,14 @@ def answer_metrics(measured: MeasuredValues, systems: Sequence[str]) -> list[Met
         name for system, name in names if system in systems and "/" not in name and _new(name)
     )
     return rows + [
-        Metric(name, title(f"eval/{name}"), Unit.number, Direction.neither) for name in others
+        metric_table.own_metric(name)
+        or Metric(name, title(f"eval/{name}"), Unit.number, Direction.neither)
+        for name in others
     ]
 
 
 def _new(name: str) -> bool:
-    return metric_table.answer_metric(name) is None
+    return metric_table.built_in_metric(name) is None
 
 
 def changes(measured: MeasuredValues) -> list[Change]:
@@ -77,7 +80,7 @@ def without_leaks(measured: MeasuredValues) -> str:
     return (
         f"some test rows are in training, or nearly: without them {title(f'eval/{name}')}"
         f" is {with_unit(f'eval/{name}', clean)} instead of"
-        f" {with_unit(f'eval/{name}', every)} ({measured['eval_clean/rows']:.0f} rows)"
+        f" {with_unit(f'eval/{name}', every)} ({counted(int(measured['eval_clean/rows']), 'row')})"
     )
 
 
@@ -95,6 +98,6 @@ def of_kept_weights(measured: MeasuredValues) -> list[str]:
     if name in measured and "validation" in settings:
         value = in_sentence(name, measured[name], measured.get("intervals", {}).get(name))
         rows = settings["validation"]["rows"]
-        sentences.append(f"{title(name)} {value} on {rows} validation rows")
+        sentences.append(f"{title(name)} {value} on {counted(rows, 'validation row')}")
     other = settings.get("objective", {}).get("other_choices", [])
     return ["; ".join(sentences), *map(str, other)]

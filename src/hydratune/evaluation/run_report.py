@@ -3,8 +3,6 @@
 A part whose files are missing or broken is not on the page.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from hydratune.bounds import load_yaml
 from hydratune.errors import InputError, RunError
 from hydratune.evaluation import canaries, memorisation, metrics
 from hydratune.evaluation.json_scores import agreement
+from hydratune.evaluation.learning_curves import charts
 from hydratune.evaluation.measures import (
     Measure,
     count_cut,
@@ -25,7 +24,7 @@ from hydratune.evaluation.measures import (
     groups_of,
     user_text,
 )
-from hydratune.evaluation.pages import bar, curves, page
+from hydratune.evaluation.pages import bar, page
 from hydratune.evaluation.result_rows import (
     Change,
     MeasuredValues,
@@ -46,11 +45,12 @@ from hydratune.metric_format import (
 from hydratune.metric_table import (
     RUN_METRICS,
     SYSTEM_TITLES,
+    largest_difference,
     lower_is_better,
     main_metric,
     title,
 )
-from hydratune.records.files import Json, read_json, read_text, write_text
+from hydratune.records.files import Json, read_json, write_text
 from hydratune.records.headline import headline
 from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunDirectory, RunFile
@@ -87,7 +87,7 @@ def render(record: RunDirectory) -> str:
         **_heading(record, settings),
         **_results(measured, main),
         verdicts=_verdicts(predictions, main, settings, "eval/schema_valid" in measured),
-        chart=_chart(record, measured),
+        charts=charts(record.history_file, measured, settings),
         changed=_overrides(record),
         settings={key: mask(str(value)) for key, value in settings.items()},
         environment=_environment(record),
@@ -244,8 +244,9 @@ def _are_paired(predictions: Predictions, system: str) -> bool:
 def _verdict(
     name: str, ours: Measure, theirs: Measure, groups: Sequence[str], config: EvaluationConfig
 ) -> str:
-    change = difference(ours, theirs, groups, config.confidence, config.bootstrap_samples)
     key = f"eval/{name}"
+    change = difference(ours, theirs, groups, config.confidence, config.bootstrap_samples)
+    change = change.within(largest_difference(key))
     better = (change.value < 0) == lower_is_better(key)
     word = "statistically indistinguishable"
     if change.p < 1 - config.confidence:
@@ -253,29 +254,6 @@ def _verdict(
     value = difference_with_unit(key, change.value)
     interval = change.interval_text(*difference_form(key))
     return f"{value} {interval}, p = {change.p:.2g}: {word}"
-
-
-def _chart(record: RunDirectory, measured: MeasuredValues) -> str:
-    """Return the learning curves; empty without a readable history."""
-    file = record.history_file
-    try:
-        history = list(csv.DictReader(io.StringIO(read_text(file)))) if file.is_file() else []
-        train, validation = (
-            [(float(row["step"]), float(row[key])) for row in history if row.get(key)]
-            for key in ("train/loss", "val/loss")
-        )
-    except (RunError, OSError, ValueError, KeyError, csv.Error):
-        return ""
-    best_step = measured.get("fit/best_step")
-    best = next((point for point in validation if point[0] == best_step), None)
-    lines = [
-        (name, look, [p for p in points if p[1] == p[1] and abs(p[1]) < 1e9])
-        for name, look, points in (
-            ("training loss", "train", train),
-            ("validation loss", "val", validation),
-        )
-    ]
-    return curves(lines, best, "optimizer step")
 
 
 def _forgotten(measured: MeasuredValues) -> list[tuple[str, str, str, str]]:

@@ -80,6 +80,19 @@ class Difference:
             return f"(too few independent rows for an interval: {self.groups})"
         return f"[{scale * self.interval[0]:{form}}, {scale * self.interval[1]:{form}}]"
 
+    def within(self, largest: float) -> "Difference":
+        """Return the same with its interval cut at plus and minus ``largest``.
+
+        ``largest`` is the largest possible difference of two values of the metric: 1 for rates. The
+        true difference lies within it, so what is cut off is no part of what the interval must
+        cover. Whether the interval excludes 0 does not change.
+        """
+        if self.interval is None:
+            return self
+        low, high = self.interval
+        largest = max(largest, abs(self.value))
+        return replace(self, interval=(max(low, -largest), min(high, largest)))
+
     def negative(self) -> "Difference":
         """Return the difference of theirs to ours."""
         return replace(

@@ -8,6 +8,7 @@ from rich.table import Table
 from hydratune.evaluation.result_rows import Change, MeasuredValues, answer_metrics, changes
 from hydratune.metric_format import difference, heading, with_interval, written
 from hydratune.metric_table import SYSTEM_TITLES
+from hydratune.wording import counted
 
 _MAX_FIELDS = 12  # of a JSON answer, shown one by one
 
@@ -16,7 +17,9 @@ def results(measured: MeasuredValues, systems: Sequence[str], shots: int) -> Tab
     """Return the metrics of ``systems`` on the same test rows, with their intervals."""
     settings = measured["settings"]["eval"]
     confidence = settings["intervals"].split(":")[0]
-    table = _titled(f"{settings['rows']} test rows; rates in %, with {confidence} intervals")
+    table = _titled(
+        f"{counted(settings['rows'], 'test row')}; rates in %, with {confidence} intervals"
+    )
     table.add_column("metric", no_wrap=True)
     for system in systems:
         heading = f"base, {shots}-shot" if system == "fewshot" else SYSTEM_TITLES[system]

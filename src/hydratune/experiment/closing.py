@@ -25,6 +25,7 @@ from hydratune.settings.secrets import mask
 from hydratune.tracking.tracker import Tracker
 from hydratune.tracking.typed_command import typed_command
 from hydratune.training.task import Measured
+from hydratune.wording import counted
 
 
 def print_results(job: Job, metrics: RunMetrics) -> None:
@@ -81,7 +82,8 @@ def _print_validation(job: Job, metrics: RunMetrics) -> None:
         spent = job.seconds.get(ANSWERING, 0.0)
         share = 100 * spent / sum(job.seconds.values())
         console.print(
-            f"{title(name)} {value} on {rows} validation rows; answering them took {spent:.1f} s,"
+            f"{title(name)} {value} on {counted(rows, 'validation row')}; answering them took"
+            f" {spent:.1f} s,"
             f" {share:.0f} % of the run",
             soft_wrap=True,
         )

@@ -15,7 +15,7 @@ from hydratune.evaluation.decision import CONSTRAINED, TITLES
 from hydratune.evaluation.measures import Measure, difference, groups_of
 from hydratune.evaluation.statistics import Difference
 from hydratune.experiment.finished_run import FinishedRun, load_model
-from hydratune.metric_table import is_likelihood
+from hydratune.metric_table import is_likelihood, largest_difference
 from hydratune.records.files import write_json, write_jsonl
 from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunFile
@@ -118,8 +118,9 @@ def _compare(
     for name, measure in constrained.items():
         if "/" in name or name not in free or is_likelihood(name):
             continue
-        change = difference(measure, free[name], groups, confidence, samples)
         own, key = f"eval/{name}", f"{system}_constrained/{name}"
+        change = difference(measure, free[name], groups, confidence, samples)
+        change = change.within(largest_difference(own))
         content[key] = measure.value
         content[f"{key}_difference"] = {
             "value": change.value,

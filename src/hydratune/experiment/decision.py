@@ -31,6 +31,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import DecideConfig, TrainConfig
 from hydratune.settings.evaluation import Task
 from hydratune.settings.overrides import typed_overrides
+from hydratune.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -233,6 +234,7 @@ def knowledge_line(job: "Job", knowledge: Knowledge, config: DecideConfig) -> st
     """Return how many rows are asked and where passages are searched."""
     source = config.knowledge or "the training rows"
     return (
-        f"{len(job.test_set.rows)} test rows; {len(knowledge.passages):,} passages to search in"
+        f"{counted(len(job.test_set.rows), 'test row')};"
+        f" {counted(len(knowledge.passages), 'passage')} to search in"
         f" ({source})"
     )

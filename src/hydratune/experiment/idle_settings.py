@@ -18,6 +18,7 @@ from hydratune.settings.evaluation import Baseline, ForgettingConfig
 from hydratune.settings.monitor import LOSS
 from hydratune.settings.optimizer import Schedule
 from hydratune.settings.registry import flat, plain
+from hydratune.wording import counted
 
 # the part of the expected rows that surely remain after rows are dropped
 _KEPT = 0.9
@@ -146,7 +147,10 @@ def _steps(settings: TrainConfig) -> str:
         return f"trainer.max_epochs={epochs} ends training"
     if epoch is None or steps < epoch * epochs:
         return ""
-    return f"trainer.max_epochs={epochs} ends training before, after {epoch * epochs} steps at most"
+    return (
+        f"trainer.max_epochs={epochs} ends training before, after"
+        f" {counted(epoch * epochs, 'step')} at most"
+    )
 
 
 def _patience(settings: TrainConfig) -> str:
@@ -156,7 +160,7 @@ def _patience(settings: TrainConfig) -> str:
         return "no run stops early"
     if trainer.early_stopping_patience < validations:
         return ""
-    return f"a run has only {validations} validations"
+    return f"a run has only {counted(validations, 'validation')}"
 
 
 def _fewshot(settings: TrainConfig) -> str:

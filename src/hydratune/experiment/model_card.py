@@ -28,6 +28,7 @@ from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TEXT_SETTINGS
 from hydratune.tracking.environment import versions
+from hydratune.wording import counted
 
 _PACKAGES = ("hydratune", "peft", "transformers", "torch")
 _SETTINGS = ("adapter", "optimizer", "trainer")  # groups that the card lists
@@ -102,7 +103,8 @@ def _summary(job: Job, base: str) -> str:
     trainable, total = count_parameters(job.model)
     return (
         f"# {config.name}: {config.model.name}, fine-tuned\n\n{what} for `{base}`{further}, trained"
-        f" by hydratune on {splits['train']['kept']:,} rows of {name_of_data(config.data)}."
+        f" by hydratune on {counted(splits['train']['kept'], 'row')} of"
+        f" {name_of_data(config.data)}."
         f" {trainable:,} of {total:,} parameters were trained."
     )
 
@@ -172,7 +174,7 @@ def _results(job: Job, metrics: RunMetrics | None) -> str:
     forgotten = [f"- {line}" for line in _forgetting(content)]
     return "\n".join(
         [
-            f"## Results\n\nOn {settings['rows']} test rows, which were not trained on,"
+            f"## Results\n\nOn {counted(settings['rows'], 'test row')}, which were not trained on,"
             f" in brackets {settings['intervals'].split(':')[0]} intervals.\n",
             *lines,
             f"\nValidation loss {values['val/loss']:.4f} (nats per token).",

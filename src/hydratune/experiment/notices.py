@@ -15,8 +15,12 @@ from hydratune.experiment.job import Job
 from hydratune.records.files import Json
 from hydratune.settings.evaluation import Baseline
 from hydratune.settings.monitor import Monitor
+from hydratune.wording import counted
 
 _MOST_STATEMENTS = 10  # about how a source was read, on the terminal; data.json has all
+
+_CANARY = "canary, a made-up row with a secret, is"
+_CANARIES = "canaries, made-up rows with secrets, are"
 
 
 def quality(prepared: Prepared) -> dict[str, Json]:
@@ -64,11 +68,8 @@ def print_notices(job: Job, base_warning: str) -> None:
         console.print(f"[dim]{escape(statement)}", soft_wrap=True)
     _print_precision(job)
     _print_direction(job)
-    if job.config.evaluation.canaries:
-        console.print(
-            f"[yellow]{job.config.evaluation.canaries} canaries, made-up rows with secrets, are"
-            " among the training rows"
-        )
+    if count := job.config.evaluation.canaries:
+        console.print(f"[yellow]{counted(count, _CANARY, _CANARIES)} among the training rows")
     findings = _describe_findings(job.prepared, facts)
     if findings:
         console.print(

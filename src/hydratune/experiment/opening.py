@@ -17,6 +17,7 @@ from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings import used_parts
 from hydratune.tracking.environment import code_hash, git_commit, versions
+from hydratune.wording import counted
 
 
 def write_opening(job: Job, record: RunDirectory) -> dict[str, object]:
@@ -74,7 +75,7 @@ def _print_opening(job: Job, record: RunDirectory) -> None:
             soft_wrap=True,
         )
     console.print(
-        f"rows: {counts}; {splits['train']['tokens']:,} training tokens,"
+        f"rows: {counts}; {counted(splits['train']['tokens'], 'training token')},"
         f" {splits['train']['trained_tokens']:,} of them trained"
     )
     console.print(f"scored as {job.test_set.task.value}; record: {escape(str(record.path))}")
@@ -85,6 +86,6 @@ def _data_page(job: Job) -> str:
     tokens = count_tokens(job.config.data, job.prepared, job.encoder, job.reader)
     examples = zip(job.sets.train[:MASKS_SHOWN], job.train[:MASKS_SHOWN], strict=True)
     splits = job.data_facts["splits"]
-    used = ", ".join(f"{facts['kept']} {name} rows" for name, facts in splits.items())
+    used = ", ".join(counted(facts["kept"], f"{name} row") for name, facts in splits.items())
     name, model = str(job.config.name), job.config.model.name
     return render(report_content(name, model, job.prepared, tokens, examples, used))

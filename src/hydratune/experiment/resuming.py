@@ -26,6 +26,7 @@ from hydratune.training import resume, schedules
 from hydratune.training.schedules import total_steps
 from hydratune.training.task import Checkpoint
 from hydratune.training.validation import patience_of
+from hydratune.wording import counted
 
 # the groups of settings that decide what is trained
 _TRAINED_BY = ("seed", "model", "data", "adapter", "optimizer", "trainer")
@@ -162,7 +163,7 @@ def _lengthen(job: Job, checkpoint: Checkpoint, total: int) -> None:
     """
     done = checkpoint["place"]["step"]
     if total <= done:
-        why = f"the run has taken {done} optimizer steps, and this would be {total}"
+        why = f"the run has taken {counted(done, 'optimizer step')}, and this would be {total}"
         fix = "raise trainer.max_epochs, and trainer.max_steps if it is set"
         raise ConfigError([Problem("resume", "extend", why, fix)])
     for state in checkpoint["callbacks"].values():

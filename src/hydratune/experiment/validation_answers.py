@@ -22,6 +22,7 @@ from hydratune.records.run_directory import HistoryRow, RunDirectory, RunFile
 from hydratune.settings.monitor import Monitor
 from hydratune.training.history import best_row
 from hydratune.training.task import Answer, Measured
+from hydratune.wording import counted
 
 _LEFT_OUT = ("prompt", "request")  # of a prediction: the rows have them
 _ALWAYS = ("finished", "cut")  # metrics of GENERATION that are part of the history
@@ -98,7 +99,9 @@ def _print(step: int, values: Mapping[str, MetricValue], monitor: Monitor, count
         name = prefix + (main_metric(values, prefix) or "nll")
     value = values.get(name)
     if value is not None:
-        console.print(f"step {step}: {title(name)} {describe(name, value)} on {count} rows")
+        console.print(
+            f"step {step}: {title(name)} {describe(name, value)} on {counted(count, 'row')}"
+        )
 
 
 def describe(name: str, measured: MetricValue | Measured) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import PurePath
 
+from hydratune.wording import counted
+
 _PATHS = ("data.train", "data.path")  # of data that the user brings
 _MOST_FILES = 2
 _LORA_VARIANTS = {"adapter.use_dora": "dora", "adapter.use_rslora": "rslora"}
@@ -57,8 +59,8 @@ def _adapter(settings: Mapping[str, object]) -> str:
 def _length(settings: Mapping[str, object]) -> str:
     """Return the number of epochs, and of steps where they are limited."""
     epochs, steps = settings.get("trainer.max_epochs"), settings.get("trainer.max_steps")
-    limited = isinstance(steps, int) and steps > 0
+    limit = counted(steps, "step") if isinstance(steps, int) and steps > 0 else ""
     if epochs is None:
-        return f"{steps} steps" if limited else ""
+        return limit
     text = f"{epochs} epoch{'' if epochs == 1 else 's'}"
-    return f"{text}, at most {steps} steps" if limited else text
+    return f"{text}, at most {limit}" if limit else text

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from hydratune import metric_table
 from hydratune.errors import Problem
-from hydratune.settings import packages
+from hydratune.settings import own_metrics, packages
 from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
@@ -135,7 +135,7 @@ class EvaluationConfig:
             if name in own and packages.has("metric", name):
                 yield packages.of_two("metric", name, key, "a built-in family of metrics")
             elif packages.has("metric", name):
-                yield from packages.problems_of("metric", name, key)
+                yield from own_metrics.problems_of(name, key)
             if name not in families:
                 near = difflib.get_close_matches(name, families, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(families)}"

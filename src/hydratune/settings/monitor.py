@@ -50,7 +50,7 @@ class Monitor:
     @property
     def title(self) -> str:
         """The metric in words: ``validation loss``, ``validation field F1``."""
-        return "validation loss" if self.is_loss else metric_table.title(self.metric)
+        return metric_table.title(self.metric)
 
     def is_better(self, value: float, other: float) -> bool:
         """Return whether ``value`` is strictly better than ``other``."""

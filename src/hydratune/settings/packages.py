@@ -9,7 +9,7 @@ from Python.
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -91,14 +91,6 @@ def load(kind: str, name: str, key: str) -> object:
             fix = "correct or reinstall that package, or choose another"
             raise ConfigError([Problem(key, name, why, f"{fix} {TITLES[kind]}")]) from error
     return _LOADED[loaded]
-
-
-def problems_of(kind: str, name: str, key: str) -> Iterator[Problem]:
-    """Load a part; yield why that is impossible."""
-    try:
-        load(kind, name, key)
-    except ConfigError as error:
-        yield from error.problems
 
 
 def owner(kind: str, name: str) -> str:

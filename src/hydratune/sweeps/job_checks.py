@@ -34,6 +34,7 @@ from hydratune.sweeps.planning import PlannedJob, without_hydra
 from hydratune.sweeps.test_size import say_if_too_few_test_rows
 from hydratune.sweeps.void_axes import effective_identity, void_axes, without_effect_on_any
 from hydratune.tracking import environment
+from hydratune.wording import counted
 
 # names in the folder of a sweep that are not folders of jobs
 _RESERVED_NAMES = (
@@ -63,7 +64,7 @@ def check_jobs(
         problems += [problem for problem in job_problems if problem not in problems]
         jobs += [job] if job is not None else []
     if problems:
-        raise ConfigError(problems, prefix=f"sweep of {len(overrides)} jobs: ")
+        raise ConfigError(problems, prefix=f"sweep of {counted(len(overrides), 'job')}: ")
     for data in {stable_hash(plain(job.settings.data)): job.settings.data for job in jobs}.values():
         check_first_rows(data)
     _check_parts(jobs)
@@ -75,7 +76,7 @@ def check_jobs(
     ]
     jobs = _without_repeats(jobs, lambda settings: stable_hash(plain(settings)), "has the settings")
     if void := list(void_axes(jobs)):
-        raise ConfigError(void, prefix=f"sweep of {len(overrides)} jobs: ")
+        raise ConfigError(void, prefix=f"sweep of {counted(len(overrides), 'job')}: ")
     common = [key for key in overrides[0] if all(key in own for own in overrides)]
     for sentence in without_effect_on_any(jobs, common):
         console.print(f"[yellow]{escape(sentence)}", soft_wrap=True)

@@ -10,6 +10,7 @@ from rich.text import Text
 from hydratune.console import Stage
 from hydratune.metric_format import with_unit
 from hydratune.settings.monitor import Monitor
+from hydratune.wording import counted
 
 _STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "bold"}
 _TRAINING = "training"  # the stage that takes longest, and says how far a job is
@@ -33,6 +34,7 @@ class JobLine:
     loss: float | None = None
     best: float | None = None  # best value so far of ``monitor``
     reason: str = ""  # why it has its state
+    ended_early: str = ""  # why its training ended before the last step
     monitor: Monitor = field(default_factory=Monitor)
 
     def update(self, stage: Stage, now: float) -> None:
@@ -46,9 +48,9 @@ class JobLine:
             self.since = now
             self.trained = now if self.stage.title == _TRAINING else self.trained
         self.stage = stage
+        self.ended_early = stage.ended_early or self.ended_early
         self.loss = stage.numbers.get("loss", self.loss)
-        name = "val loss" if self.monitor.is_loss else self.monitor.title
-        value = stage.numbers.get(name)
+        value = stage.numbers.get(self.monitor.title)
         if value is not None and (self.best is None or self.monitor.is_better(value, self.best)):
             self.best = value
 
@@ -135,7 +137,9 @@ def summary(
         states.count(state) for state in ("waiting", "running", "paused", "failed")
     )
     ended = len(states) - waiting - running - paused
-    parts = [f"{ended} of {len(states)} jobs ended{f' ({failed} failed)' if failed else ''}"]
+    parts = [
+        f"{ended} of {counted(len(states), 'job')} ended{f' ({failed} failed)' if failed else ''}"
+    ]
     if running or waiting or paused:
         text = f"{running} running, {waiting} waiting"
         parts.append(f"{text}, {paused} paused until all are judged" if paused else text)

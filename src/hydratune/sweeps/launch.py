@@ -43,6 +43,7 @@ from hydratune.sweeps.pack_processes import run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
 from hydratune.sweeps.stop_requests import withdraw_stops
 from hydratune.tracking.wandb import sweep_page, sync_command
+from hydratune.wording import counted
 
 _ACCEPTED = f".{HYDRA_FILE}"  # multirun.yaml of the last sweep in the folder that was not refused
 
@@ -72,7 +73,7 @@ def launch(
         _refuse_other_contents(folder, jobs, options)
         _write_sweep(folder, jobs)
         place = escape(str(relative_path(folder)))
-        console.print(f"[bold]sweep of {len(jobs)} jobs[/]  {place}", soft_wrap=True)
+        console.print(f"[bold]sweep of {counted(len(jobs), 'job')}[/]  {place}", soft_wrap=True)
         failed = run_jobs(context, folder, jobs, options)
     _print_stopped(jobs)
     section("ranking")
@@ -83,7 +84,8 @@ def launch(
         reasons = [(job.job, job.status.error or no_reason) for job in failed]
         console.print(table_of_failures(reasons, "failed jobs"))
         raise SweepError(
-            f"{len(failed)} of {len(jobs)} jobs failed, for the reasons above; the same sweep,"
+            f"{len(failed)} of {counted(len(jobs), 'job')} failed, for the reasons above; the"
+            " same sweep,"
             " started again, runs only those; a wrong setting has to be changed, which makes it"
             " another sweep"
         )
@@ -148,12 +150,15 @@ def _print_before_packs(
     """Say which jobs are skipped, which are tried again, and what halving does with seeds."""
     if finished or halved:
         early = f", {len(halved)} stopped early by halving" if halved else ""
-        console.print(f"{len(finished)} of {len(jobs)} jobs finished before{early}; skipped")
+        console.print(
+            f"{len(finished)} of {counted(len(jobs), 'job')} finished before{early}; skipped"
+        )
     failed = [job.name for job in jobs if job.status.state is State.failed]
     if failed:
         names = ", ".join(failed)
         console.print(
-            f"{len(failed)} of {len(jobs)} jobs failed before and are tried again: {names}",
+            f"{len(failed)} of {counted(len(jobs), 'job')} failed before and are tried again:"
+            f" {names}",
             soft_wrap=True,
         )
     if options.is_halving and len({job.settings.seed for job in jobs}) > 1:
@@ -187,7 +192,7 @@ def _packs(
         if not to_run:
             continue
         members = numbers if options.is_halving else to_run
-        jobs_to_run = f"{len(to_run)} job{'s' if len(to_run) > 1 else ''}"
+        jobs_to_run = counted(len(to_run), "job")
         title = f"pack {count} of {len(divided)}: {jobs_to_run} on one base model"
         together = options.together or cpu_count() + 2
         packs.append(PlannedPack(title, tuple(jobs[number] for number in members), together))

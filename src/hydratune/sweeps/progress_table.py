@@ -94,10 +94,10 @@ class ProgressTable:
             line = self.lines[name]
             line.state = status.state.value if status.state is not None else "?"
             line.took = time.monotonic() - line.began if line.began else 0.0
-            line.reason = _reason(status)
+            line.reason = _reason(status) or line.ended_early
             if self._live is None:
-                title = "val loss" if self.monitor.is_loss else self.monitor.title
-                best = f", {title} {line.best_text}" if line.best is not None else ""
+                is_measured = line.best is not None
+                best = f", {self.monitor.title} {line.best_text}" if is_measured else ""
                 why = f": {line.reason}" if line.reason else ""
                 end = f"{line.state} after {span(line.took)}{best}{why}"
                 console.print(escape(f"job {name} ({line.settings}) {end}"), soft_wrap=True)

@@ -12,6 +12,7 @@ from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
 from hydratune.sweeps.processes import describe_exit
+from hydratune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def packs_for_unfinished(
     failed, packs = _failed(pack), []
     for again in retried:
         names = list(jobs) if options.is_halving else again.names
-        count = f"{len(again.names)} job{'s' if len(again.names) > 1 else ''}"
+        count = counted(len(again.names), "job")
         members = tuple(jobs[name] for name in names)
         packs.append(PlannedPack(f"{title}, again: {count}", members, again.together, failed))
     return packs

@@ -6,6 +6,7 @@ from hydratune.console import console
 from hydratune.evaluation.power import least_difference, rows_needed
 from hydratune.experiment.idle_settings import expected_rows
 from hydratune.settings.commands import TrainConfig
+from hydratune.wording import counted
 
 _DISAGREEING = 0.3  # share of the rows on which one of two models is right, a usual one
 _LARGEST = 0.25  # least difference of two rates above which nothing is said to be measurable
@@ -31,7 +32,9 @@ def too_few_test_rows(rows: int, confidence: float) -> str:
         shown = f"only differences of {100 * least:.0f} points or more can be shown"
     enough = rows_needed(_WANTED, _DISAGREEING, confidence)
     return (
-        f"about {rows} test rows: {shown}, and most runs will be statistically indistinguishable;"
-        f" {enough} test rows show {100 * _WANTED:.0f} points (if only one of two models is right"
+        f"about {counted(rows, 'test row')}: {shown}, and most runs will be statistically"
+        " indistinguishable;"
+        f" {counted(enough, 'test row')} show {100 * _WANTED:.0f} points (if only one of two"
+        " models is right"
         f" on {100 * _DISAGREEING:.0f} % of the rows)"
     )

@@ -26,11 +26,13 @@ from hydratune.metric_table import OBJECTIVE, lower_is_better
 from hydratune.records.files import read_json
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import HistoryRow
+from hydratune.records.sweep import WandbSweep
 from hydratune.settings.monitor import LOSS
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TrackingConfig
 from hydratune.tracking.typed_command import shown_as_typed, typed_command
+from hydratune.tracking.wandb_agent import outside_of_sweep
 from hydratune.tracking.wandb_baselines import (
     JOB_TYPE,
     name_of_baseline,
@@ -38,6 +40,7 @@ from hydratune.tracking.wandb_baselines import (
     store_once,
 )
 from hydratune.tracking.wandb_options import RunNames, run_options, without_texts
+from hydratune.wording import counted
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
@@ -126,14 +129,18 @@ class WandbTracker:
         """
         own, baselines = split_baselines(metrics)
         as_measured = {key: value for key, value in metrics.items() if key not in own}
+        place = self._folder.parent
         if not self.run.sweep_id and own.get(OBJECTIVE) == own.get(LOSS):
             own.pop(OBJECTIVE, None)
         self.run.summary.update(own)
         if not baselines:
             return
         if self.names.is_job:
-            store_once(self._folder.parent, baselines, self._start_baseline)
-        elif not self._sweep_has(next(iter(as_measured))):
+            store_once(place, baselines, self._start_baseline)
+        elif self.run.sweep_id:
+            with outside_of_sweep():
+                store_once(place, baselines, self._start_baseline, self._is_baseline_stored)
+        else:
             self.run.summary.update(as_measured)
 
     def _start_baseline(self, system: str, key: str) -> "WandbRun":
@@ -145,32 +152,41 @@ class WandbTracker:
         """
         import wandb
 
-        sweep = self.names.sweep
-        run_id = _new_id() if sweep is None else stable_hash([str(sweep), key])[:12]
+        sweep = self._wandb_sweep
+        run_id = _new_id() if sweep is None else _id_of_baseline(sweep, key)
         resume: Literal["allow"] | None = None if self.run.offline or sweep is None else "allow"
-
         name = name_of_baseline(str(flat(self.settings).get("model.name")), system)
         adapter = flat(self.settings).get("adapter.method")
         tags = tuple(tag for tag in self.names.tags if tag != adapter)
-        names = replace(self.names, name=name, job_type=JOB_TYPE, tags=tags, trial=None)
+        names = replace(
+            self.names, name=name, job_type=JOB_TYPE, tags=tags, sweep=sweep, trial=None
+        )
         measured = {k: v for k, v in self.settings.items() if k in _MEASURED_BY}
         options = run_options(self.config, measured, names, None)
         mode: Literal["offline", "online"] = "offline" if self.run.offline else "online"
         with _command_as_typed():
             return wandb.init(mode=mode, id=run_id, resume=resume, **options)
 
-    def _sweep_has(self, metric: str) -> bool:
-        """Return whether a run of the same W&B sweep has stored ``metric``.
+    @property
+    def _wandb_sweep(self) -> WandbSweep | None:
+        """The W&B sweep of which the run is a trial."""
+        if self.names.sweep is not None or not self.run.sweep_id:
+            return self.names.sweep
+        return WandbSweep(self.run.entity, self.run.project, self.run.sweep_id)
 
-        False without a sweep, and if the server does not answer.
+    def _is_baseline_stored(self, key: str) -> bool:
+        """Return whether a trial of the same W&B sweep has stored the results with this hash.
+
+        False if the server does not answer.
         """
-        if not self.run.sweep_id or self.run.offline:
+        sweep = self._wandb_sweep
+        if sweep is None or self.run.offline:
             return False
         import wandb
 
-        filters = {"sweep": self.run.sweep_id, f"summary_metrics.{metric}": {"$exists": True}}
+        filters = {"name": _id_of_baseline(sweep, key), "state": "finished"}
         with suppress(Exception):  # the client raises its own errors, requests' and Go's
-            project = f"{self.run.entity}/{self.run.project}"
+            project = f"{sweep.entity}/{sweep.project}"
             return bool(len(wandb.Api(timeout=20).runs(project, filters=filters, per_page=1)))
         return False
 
@@ -294,7 +310,7 @@ def sync_command(folder: Path) -> str | None:
         return None
     count, lost = len(incomplete), ""
     if count:
-        lost = f"  # the server did not answer: it lacks {count} run{'s' * (count > 1)}"
+        lost = f"  # the server did not answer: it lacks {counted(count, 'run')}"
     option = "--include-online " if has_online else ""
     return f"wandb sync {option}{relative_path(folder / 'wandb')}{lost}"
 
@@ -303,6 +319,10 @@ def sweep_page(folder: Path) -> str | None:
     """Return the address of the runs of a sweep on the server; None if it has none of them."""
     pages = sorted((folder / "wandb").glob(f"run-*/{_PAGE}"))
     return pages[-1].read_text("utf-8") if pages else None
+
+
+def _id_of_baseline(sweep: WandbSweep, key: str) -> str:
+    return stable_hash([str(sweep), key])[:12]
 
 
 def _pages(run: "WandbRun") -> dict[str, str]:

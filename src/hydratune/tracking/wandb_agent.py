@@ -1,8 +1,8 @@
 """The trial that ``wandb agent`` started this process for: its sweep, and what varies in it."""
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import yaml
 from hydratune.records.sweep import WandbSweep
 
 _TIMEOUT = 10  # seconds for an answer of the server
+_OF_TRIAL = ("sweep_id", "sweep_param_path", "run_id")  # settings of the client
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,28 @@ def trial_of_agent(*, ask_server: bool) -> AgentTrial | None:
         with suppress(Exception):  # the client raises its own errors, requests' and Go's
             return _with_sweep(trial)
     return trial
+
+
+@contextmanager
+def outside_of_sweep() -> Iterator[None]:
+    """Let the client start a run that is no trial, inside the block, in the process of a trial.
+
+    The client reads the sweep, the run's id and the parameters that the agent has chosen into
+    settings of the process, which the arguments of ``wandb.init`` cannot unset.
+    """
+    import wandb
+
+    client = wandb.setup()
+    kept = {name: getattr(client.settings, name) for name in _OF_TRIAL}
+    parameters, client._sweep_config = client._sweep_config, None
+    for name in _OF_TRIAL:
+        setattr(client.settings, name, None)
+    try:
+        yield
+    finally:
+        client._sweep_config = parameters
+        for name, value in kept.items():
+            setattr(client.settings, name, value)
 
 
 def _values(file: Path) -> dict[str, str]:

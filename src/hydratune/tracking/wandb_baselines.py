@@ -1,8 +1,10 @@
 """The results of the untouched base model on W&B: once for a sweep, as runs of their own.
 
-Every job of a sweep measures the same base model, or takes its answers from the cache. Its results
-are stored in one run for each system, of the job type "baseline" in the group of the sweep, under
-the names that the jobs have for theirs (``eval/field_f1``), so that W&B draws them side by side.
+This holds for sweeps of this program and for W&B's, whether a driver or ``wandb agent`` runs their
+trials. A run that is no part of a sweep has the results in its own summary. Every job measures the
+same base model, or takes its answers from the cache. Its results are stored in one run for each
+system, of the job type "baseline" in the group of the sweep, under the names that the jobs have for
+theirs (``eval/field_f1``), so that W&B draws them side by side.
 """
 
 import json
@@ -55,18 +57,20 @@ def store_once(
     folder: Path,
     baselines: Mapping[str, Mapping[str, float]],
     start: Callable[[str, str], "WandbRun"],
+    is_stored: Callable[[str], bool] = lambda key: False,
 ) -> None:
     """Store the results of each system in a W&B run, unless a job of the sweep has done so.
 
     ``folder`` is the client's folder of the sweep. ``start`` starts the run of a system, whose
-    results have the given hash. Jobs that differ in what is measured (another model, other test
+    results have the given hash. ``is_stored``: whether a process with another folder has stored the
+    results with this hash. Jobs that differ in what is measured (another model, other test
     rows) have different results, which are all stored.
     """
     with FileLock(folder / f"{_RECORD}.lock"):
         stored = _read(folder / _RECORD)
         for system, values in baselines.items():
             key = stable_hash([system, dict(values)])
-            if key in stored:
+            if key in stored or is_stored(key):
                 continue
             run = start(system, key)
             run.summary.update(dict(values))

@@ -6,10 +6,12 @@ They change nothing in training.
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import lightning
 import torch
 
+from hydratune.metric_format import with_unit
 from hydratune.settings.monitor import Monitor
 from hydratune.training.history import History
 from hydratune.training.protocols import RungScore
@@ -49,8 +51,9 @@ class AnswerValidation(lightning.Callback):
         monitored_values = {**monitored, **values}
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in monitored_values.items()})
         if not self.monitor.is_loss and self.monitor.metric in values:
+            written = partial(with_unit, self.monitor.metric)
             shown = {self.monitor.title: values[self.monitor.metric]}
-            self.history.ticker.advance(0, 0, **shown)
+            self.history.ticker.advance(0, 0, written, **shown)
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=step)
 

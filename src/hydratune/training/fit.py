@@ -28,6 +28,7 @@ from hydratune.training.objective import Objective
 from hydratune.training.randomness import draws_outside_lora
 from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 from hydratune.training.trainer import LoopEnd, TrainingLoop
+from hydratune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,9 @@ def _store_frozen_layers(task: TrainingTask, objective: Objective) -> float:
         return 0.0
     seconds = time.perf_counter() - start
     if not quiet:
-        console.print(f"the lowest {layers} layers are computed once and kept")
+        console.print(
+            f"the lowest {counted(layers, 'layer is', 'layers are')} computed once and kept"
+        )
     return seconds
 
 
@@ -188,11 +191,15 @@ def _print_early_stop(loop: TrainingLoop) -> None:
     patience = loop.patience
     if patience.stopping_reason is EarlyStoppingReason.NOT_STOPPED or ddp.rank() > 0:
         return
-    validations = loop.task.config.trainer.early_stopping_patience
+    step = loop.trainer.global_step
+    validations = counted(loop.task.config.trainer.early_stopping_patience or 0, "validation")
+    loop.history.ticker.end_early(
+        f"stopped early at step {step} (no better {loop.monitor.title} for {validations})"
+    )
     best = with_unit(loop.monitor.metric, float(patience.best_score))
     console.print(
-        f"[yellow]stopped early after step {loop.trainer.global_step} of {loop.task.total_steps}:"
-        f" {validations} validation{'' if validations == 1 else 's'} without a {loop.monitor.title}"
+        f"[yellow]stopped early after step {step} of {loop.task.total_steps}:"
+        f" {validations} without a {loop.monitor.title}"
         f" {'below' if loop.monitor.lower else 'above'} {best}; the best"
         " weights are kept"
     )

@@ -199,7 +199,7 @@ class History(lightning.Callback):
         self.ticker.resume_at(len(self.rows))
         for row in self.rows:
             if "val/loss" in row:
-                self.ticker.advance(0, 0, val_loss=row["val/loss"])
+                self.ticker.advance(0, 0, validation_loss=row["val/loss"])
 
     def on_validation_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule
@@ -213,7 +213,7 @@ class History(lightning.Callback):
         loss = float(trainer.callback_metrics["val/loss"])
         self.count_as_validation(time.perf_counter() - self._validation_started)
         self.rows[-1]["val/loss"] = loss
-        self.ticker.advance(0, 0, val_loss=loss)
+        self.ticker.advance(0, 0, validation_loss=loss)
         if trainer.logger is not None:
             trainer.logger.log_metrics({"val/loss": loss}, step=trainer.global_step)
         self.write(trainer)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from hydratune.errors import ConfigError, Problem
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.optimizer import OptimizerConfig, Schedule
+from hydratune.wording import counted
 
 
 def warmup_steps(config: OptimizerConfig, total: int) -> int:
@@ -54,7 +55,8 @@ def check(config: OptimizerConfig, total: int) -> None:
     """Raise ``ConfigError`` if a run of ``total`` optimizer steps ends before its warm-up."""
     if config.warmup_steps is not None and config.warmup_steps >= total:
         why = (
-            f"the run has only {total} optimizer steps, so the learning rate would never reach"
+            f"the run has only {counted(total, 'optimizer step')}, so the learning rate would"
+            " never reach"
             " optimizer.lr"
         )
         fix = "set fewer, or train for longer"

@@ -9,6 +9,7 @@ from hydratune.errors import ConfigError, Problem
 from hydratune.settings.adapter import AdapterContext
 from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
+from hydratune.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +86,8 @@ class AdaLoraAdapter(LayerAdapter):
         if begin + end >= steps:
             name = "tinit" if self.tinit else "tfinal"
             why = (
-                f"the run has {steps} optimizer steps: tinit={begin} and tfinal={end} leave none to"
+                f"the run has {counted(steps, 'optimizer step')}: tinit={begin} and tfinal={end}"
+                " leave none to"
                 " reduce the ranks"
             )
             fix = "lower adapter.tinit and adapter.tfinal, or train longer"

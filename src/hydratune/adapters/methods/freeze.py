@@ -9,6 +9,7 @@ from hydratune.errors import ConfigError, Problem
 from hydratune.settings.adapter import AdapterContext
 from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
+from hydratune.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +44,7 @@ class PartialFinetune(FullFinetune):
         layers = sorted({number for number in by_layer.values() if number is not None})
         if self.last_layers > len(layers):
             fix = f"set adapter.last_layers={len(layers)} or less"
-            why = f"this model has {len(layers)} layers"
+            why = f"this model has {counted(len(layers), 'layer')}"
             problems.append(Problem("adapter.last_layers", self.last_layers, why, fix))
         if not problems:
             matched = {pattern: _matching(names, pattern) for pattern in self.trainable}

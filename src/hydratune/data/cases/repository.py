@@ -25,6 +25,7 @@ from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError, Problem
 from hydratune.settings.ranges import at_least
 from hydratune.settings.registry import variant
+from hydratune.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ class RepositoryData(CaseData):
         if not rows:
             tasks = ", ".join(self.tasks)
             raise DataError(
-                f"data.path = {self.path}: {len(modules)} files with {len(functions)} functions,"
+                f"data.path = {self.path}: {counted(len(modules), 'file')} with"
+                f" {counted(len(functions), 'function')},"
                 " but none gives a row; body and docstring need a docstring, test a test that"
                 f" calls the function (data.tasks = {tasks}, {self.min_lines} to"
                 f" {self.max_lines} lines)"

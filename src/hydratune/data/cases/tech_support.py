@@ -14,6 +14,7 @@ from hydratune.data.rows import Message, Row
 from hydratune.errors import DataError
 from hydratune.settings.paths import path_setting
 from hydratune.settings.registry import variant
+from hydratune.wording import counted
 
 
 @variant("data", "tech_support")
@@ -50,7 +51,8 @@ def nl2bash_rows(folder: str) -> list[Row]:
     requests, commands = _lines(request_file), _lines(command_file)
     if len(requests) != len(commands):
         raise DataError(
-            f"{command_file}: {len(commands)} commands for the {len(requests)} requests of"
+            f"{command_file}: {counted(len(commands), 'command')} for the {len(requests)}"
+            " requests of"
             f" {request_file}; line n answers line n"
         )
     rows = []

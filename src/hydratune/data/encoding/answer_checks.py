@@ -9,6 +9,7 @@ from hydratune.data.encoding.errors import TEMPLATES_WITH_TOOLS, Defect, MaskErr
 from hydratune.data.encoding.rendered import RenderedAnswer, TrainedTurn
 from hydratune.data.encoding.template import MARK, PLACEHOLDER, ChatTemplate
 from hydratune.data.rows import Message, ToolCall
+from hydratune.wording import counted
 
 
 class AnswerChecks:
@@ -167,7 +168,7 @@ def _doubled_thought_error(closed: int, is_in_prompt: bool, where: str) -> MaskE
             Defect.thinking_doubled,
         )
     return MaskError(
-        f"{where}: the answer closes a thought ({closed} time{'s' if closed > 1 else ''}), and the"
+        f"{where}: the answer closes a thought ({counted(closed, 'time')}), and the"
         " chat template closes one as well, so the model would learn to close it twice; put the"
         " thoughts of the row into reasoning_content, apart from content",
         Defect.thinking_doubled,

@@ -15,6 +15,7 @@ from hydratune.data.encoding.tokenizing import ROWS_PER_CALL
 from hydratune.data.rows import Row
 from hydratune.errors import DataError
 from hydratune.settings.data import DataConfig, Overlength, TrainOn
+from hydratune.wording import counted, noun_for
 
 _TOO_LONG = "longer than data.max_length"
 _MOST_IDS = 100  # of rows, in data.json
@@ -73,7 +74,8 @@ class EncodingReport:
                 else "parts of documents longer than data.max_length"
             )
             count = sum(self.parted.values())
-            statements.append(f"{count:,} examples of {len(self.parted):,} {split} rows: {kind}")
+            rows = counted(len(self.parted), f"{split} row")
+            statements.append(f"{counted(count, 'example')} of {rows}: {kind}")
         total = self.kept + self.lost
         statements += [
             f"{len(ids)} of {total} {split} examples dropped: {reason}"
@@ -203,7 +205,8 @@ def _too_long_error(
 ) -> DataError:
     longest, tokens = max(too_long, key=lambda pair: pair[1])
     return DataError(
-        f"{len(too_long)} of {rows} {split} rows are longer than data.max_length ="
+        f"{len(too_long)} of {counted(rows, f'{split} row')}"
+        f" {noun_for(len(too_long), 'is', 'are')} longer than data.max_length ="
         f" {data.max_length} tokens (longest: {longest.position}, {tokens}); raise it, or set"
         f" {_other_policies(data, (row for row, _ in too_long))}"
     )

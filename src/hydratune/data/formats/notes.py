@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from hydratune.data.formats.preferences import keep_setting
+from hydratune.wording import counted
 
 _MOST_KEYS = 20  # named in one statement
 
@@ -98,8 +99,3 @@ class Notes:
 def _stated(*notes: tuple[int, str]) -> list[str]:
     """Return the sentences whose count is not zero."""
     return [text for count, text in notes if count]
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: 1 row, 2 rows."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

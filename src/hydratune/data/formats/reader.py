@@ -29,7 +29,7 @@ from hydratune.data.formats.contents import refuse_half_characters, to_text
 from hydratune.data.formats.files import read_records
 from hydratune.data.formats.layouts import is_turn_list
 from hydratune.data.formats.metadata import MetaColumns, add_nested_columns
-from hydratune.data.formats.notes import Notes, counted
+from hydratune.data.formats.notes import Notes
 from hydratune.data.formats.padding import from_arrow
 from hydratune.data.formats.preferences import is_kept
 from hydratune.data.formats.tools import read_tools
@@ -37,6 +37,7 @@ from hydratune.data.formats.turn_order import check_turns
 from hydratune.data.formats.turns import TurnReader, read_turn_list
 from hydratune.data.rows import Message, Record, Records, Row
 from hydratune.errors import DataError
+from hydratune.wording import counted
 
 log = logging.getLogger(__name__)
 

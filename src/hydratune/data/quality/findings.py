@@ -1,5 +1,6 @@
 """The findings of the data checks, and what each check means to people."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -172,6 +173,16 @@ CHECKS: dict[str, Check] = {
         "balance them, or evaluate each class by itself",
     ),
 }
+# verbs of titles, with the noun in the singular
+_OF_ONE = {
+    "are": "is",
+    "contain": "contains",
+    "look": "looks",
+    "refuse": "refuses",
+    "repeat": "repeats",
+    "seem": "seems",
+}
+_VERB = re.compile(rf"\b(that (?:nearly )?|or )({'|'.join(_OF_ONE)})\b")
 ALWAYS_ERRORS = ("mask", "splits")  # training on such data is never useful
 
 
@@ -267,6 +278,15 @@ def describe_check(check: CheckReport) -> str:
     return "; ".join(filter(None, (describe_splits(check), check["note"])))
 
 
+def counted_title(count: int, title: str) -> str:
+    """Return a count with the title of a check: 1 row that repeats, 2 rows that repeat ..."""
+    if count != 1:
+        return f"{count:,} {title}"
+    noun, rest = re.split(r"s\b", title, maxsplit=1)
+    rest = _VERB.sub(lambda match: f"{match[1]}{_OF_ONE[match[2]]}", rest)
+    return f"1 {noun}{rest}".replace(" their ", " its ")
+
+
 def refusals(checks: Mapping[str, CheckReport]) -> dict[str, str]:
     """Return check -> finding, reason and advice, for every check that forbids training."""
     return {
@@ -287,6 +307,6 @@ def _refusal(name: str, check: CheckReport) -> str:
     reason = f"\n    {check['examples'][0]['note']}" if name == "mask" and check["examples"] else ""
     fix = check["fix"] if name in ALWAYS_ERRORS else f"{check['fix']}, or data.quality.{name}=warn"
     return (
-        f"{name}: {check['count']:,} {check['title']}{note}{rows}{reason}\n"
+        f"{name}: {counted_title(check['count'], check['title'])}{note}{rows}{reason}\n"
         f"    why: {check['why']}\n    fix: {fix}"
     )

@@ -11,6 +11,7 @@ from hydratune.data.quality.findings import MOST_EXAMPLES, Finding
 from hydratune.data.quality.labels import WHOLE_ANSWER
 from hydratune.data.quality.leaks import Leak, find_holder, rows_to_remove
 from hydratune.data.splits import SPLITS, Side
+from hydratune.wording import counted
 
 _NOT_ALL_COMPARED = "at least: so many texts are similar that not all of them were compared"
 
@@ -45,7 +46,7 @@ def _check_several_answers(builder: FindingBuilder) -> list[Finding]:
             is_conflict = has_labels or all(prints.is_json[i] for i in rows)
             (conflicts if is_conflict else varied).append(rows)
     answers = sum(len({prints.answers[i] for i in rows}) for rows in varied)
-    note = f"{answers:,} answers, all kept" if varied else ""
+    note = f"{counted(answers, 'answer')}, all kept" if varied else ""
     findings = []
     for name, requests, text in (
         ("label_conflicts", conflicts, ""),
@@ -120,7 +121,7 @@ def check_leaks(builder: FindingBuilder, kind: Leak) -> Finding:
     if rows:
         removed = rows_to_remove(inspection.contents, inspection.sides)
         by_split = inspection.count_by_split(np.flatnonzero(removed).tolist())
-        counts = (f"{n:,} {side} row{'s' * (n > 1)}" for side, n in by_split.items())
+        counts = (counted(n, f"{side} row") for side, n in by_split.items())
         finding.fix = (
             f"data.clean.drop_leaks=true removes {' and '.join(counts)}, whose requests are in"
             " validation or test too"

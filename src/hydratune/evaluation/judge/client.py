@@ -9,6 +9,7 @@ from typing import Protocol
 from hydratune.console import console
 from hydratune.evaluation.judge.questions import Question
 from hydratune.settings.judge import AskingConfig
+from hydratune.wording import counted
 
 _SILENCE = 10.0  # seconds without a reply after which a line says so
 _TURN_BYTES = 16  # of the format around a turn, at most
@@ -114,7 +115,7 @@ class TimeLimit:
         if now - self._last_line >= _SILENCE:
             self._last_line = now
             console.print(
-                f"judge: no answer for {now - self._last_reply:.0f} s; {waiting} requests are"
-                f" waiting ({self.description})",
+                f"judge: no answer for {now - self._last_reply:.0f} s; "
+                f"{counted(waiting, 'request is', 'requests are')} waiting ({self.description})",
                 soft_wrap=True,
             )

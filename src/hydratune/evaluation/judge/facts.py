@@ -16,6 +16,7 @@ from hydratune.evaluation.judge.client import Client
 from hydratune.evaluation.judge.questions import Opinion
 from hydratune.settings.data import Level
 from hydratune.settings.judge import FactsConfig
+from hydratune.wording import counted
 
 _LONGEST = 600  # letters of a request or an answer in an example
 
@@ -84,7 +85,7 @@ def _note(client: Client, sample_size: int, opinions: Sequence[Opinion], why: st
     )
     unjudged = sample_size - len(opinions)
     without = f", {unjudged} without a verdict ({why})" if unjudged else ""
-    return f"{sample_size} rows asked of {client.identity}: {counts}{without}"
+    return f"{counted(sample_size, 'row')} asked of {client.identity}: {counts}{without}"
 
 
 def _example(row: Row, opinion: Opinion) -> Example:

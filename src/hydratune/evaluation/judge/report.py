@@ -6,6 +6,7 @@ from hydratune.evaluation.judge.summary import JudgedRow, Summary
 from hydratune.evaluation.measures import cut_sentence, user_text
 from hydratune.evaluation.pages import bar, page
 from hydratune.records.predictions import EMPTY, Prediction
+from hydratune.wording import counted
 
 _MOST_ROWS = 60  # on the page
 _LONGEST = 2000  # letters of a text
@@ -92,10 +93,13 @@ def verdict(content: Summary) -> str:
     if not content["judged"]:
         return "nothing was judged"
     if content["kind"] == "score":
-        return f"{content['mean']:.2f} of 5 on {content['judged']} of {content['rows']} rows"
+        return (
+            f"{content['mean']:.2f} of 5 on {content['judged']} of"
+            f" {counted(content['rows'], 'row')}"
+        )
     return (
         f"{content['verdict']}: {content['win_rate']:.0%} won on {content['judged']} of"
-        f" {content['rows']} rows, ties as halves"
+        f" {counted(content['rows'], 'row')}, ties as halves"
     )
 
 

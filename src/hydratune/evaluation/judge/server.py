@@ -14,6 +14,7 @@ from hydratune.evaluation.judge.client import Budget, OnReply, Reply, TimeLimit
 from hydratune.evaluation.judge.questions import Question
 from hydratune.settings.judge import AskingConfig
 from hydratune.settings.secrets import mask
+from hydratune.wording import counted
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -117,7 +118,7 @@ class Server:
         if self._time.announced:
             return
         self._time.announced = True
-        what = f"{count} requests, {self.config.concurrency} at a time"
+        what = f"{counted(count, 'request')}, {self.config.concurrency} at a time"
         address = mask(self.config.base_url)
         console.print(f"judge: {what}, to {address}; {self._time.description}", soft_wrap=True)
 

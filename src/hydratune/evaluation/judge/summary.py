@@ -18,6 +18,7 @@ from hydratune.evaluation.judge.agreement import (
 from hydratune.evaluation.measures import groups_of, mean
 from hydratune.evaluation.statistics import wilson
 from hydratune.records.files import Json
+from hydratune.wording import counted
 
 _FEW_LABELS = 30
 _TRUSTED, _DOUBTED = 0.6, 0.4  # kappa
@@ -202,7 +203,11 @@ def agreement(pairs: Sequence[tuple[Label, Label]], categories: Sequence[Label])
 def trust(kappa: float, rows: int) -> tuple[str, str]:
     """Return (verdict, reason) on a rater whose agreement with people is ``kappa``."""
     if rows < _FEW_LABELS:
-        return "too few labels", f"{rows} labelled rows say little: give {_FEW_LABELS} or more"
+        return (
+            "too few labels",
+            f"{counted(rows, 'labelled row says', 'labelled rows say')} little: give"
+            f" {_FEW_LABELS} or more",
+        )
     if math.isnan(kappa):
         return "do not trust", "one side gives the same label to every row, so it says nothing"
     if kappa >= _TRUSTED:

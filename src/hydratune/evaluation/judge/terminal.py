@@ -6,6 +6,7 @@ from rich.table import Table
 from hydratune.console import console
 from hydratune.evaluation.judge.report import cut_lines
 from hydratune.evaluation.judge.summary import Summary
+from hydratune.wording import counted, noun_for
 
 
 def print_result(content: Summary, confidence: float) -> None:
@@ -16,8 +17,9 @@ def print_result(content: Summary, confidence: float) -> None:
     if content["unjudged"]:
         why = f"{content['why']}; see judgements.jsonl"
         console.print(
-            f"[yellow]{content['unjudged']} rows have no judgement and are not counted:"
-            f" {escape(why)}. The answers so far are kept: the same command asks only for the"
+            f"[yellow]{counted(content['unjudged'], 'row has', 'rows have')} no judgement and"
+            f" {noun_for(content['unjudged'], 'is', 'are')} not counted: {escape(why)}. The"
+            " answers so far are kept: the same command asks only for the"
             " others",
             soft_wrap=True,
         )

@@ -15,6 +15,7 @@ from hydratune.records.sweep import read_study
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.launch import print_wandb_hint, table_of_failures
 from hydratune.sweeps.search.settings import Search
+from hydratune.wording import counted
 
 
 def print_report(search: Search) -> None:
@@ -32,7 +33,8 @@ def print_report(search: Search) -> None:
     if failed:
         console.print(_table_of_failed(search, failed))
         raise SweepError(
-            f"{len(failed)} of {len(trials)} trials failed and count as such; more trials: raise"
+            f"{len(failed)} of {counted(len(trials), 'trial')} failed and count as such; more"
+            " trials: raise"
             " hydra.sweeper.n_trials"
         )
 
@@ -43,10 +45,15 @@ def _print_counts(search: Search, trials: Sequence[FrozenTrial]) -> None:
     counts = {state: states.count(state) for state in TrialState}
     text = ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count)
     storage = escape(read_study(search.folder)["storage"].replace(f"{Path.cwd()}/", ""))
-    console.print(f"study       {storage}: {len(trials)} trials ({text})", soft_wrap=True)
+    console.print(
+        f"study       {storage}: {counted(len(trials), 'trial')} ({text})", soft_wrap=True
+    )
     running = counts[TrialState.RUNNING]
     if running:
-        console.print(f"[dim]{running} trials are still run by another driver of this study")
+        console.print(
+            f"[dim]{counted(running, 'trial is', 'trials are')} still run by another driver of"
+            " this study"
+        )
 
 
 def _table_of_best(search: Search) -> Table:

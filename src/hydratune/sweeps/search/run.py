@@ -38,6 +38,7 @@ from hydratune.sweeps.search.study import COMPOSED, open_study
 from hydratune.sweeps.search.trials import run_batch
 from hydratune.sweeps.trial_locks import sweep_lock
 from hydratune.sweeps.void_axes import effective_identity, void_axis
+from hydratune.wording import counted, noun_for
 
 STUDY_FILE = "study.log"
 
@@ -65,9 +66,12 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     checked = _check(context, config, launcher, settings, arguments)
     count = len(checked.requested_trials())
-    progress = f"{count} of {settings.n_trials} trials so far"
+    progress = f"{count} of {counted(settings.n_trials, 'trial')} so far"
     if count > settings.n_trials:
-        progress = f"{count} trials, {settings.n_trials} were asked for"
+        progress = (
+            f"{counted(count, 'trial')}, {settings.n_trials}"
+            f" {noun_for(settings.n_trials, 'was', 'were')} asked for"
+        )
     what = f"by {settings.sampler} for {', '.join(map(str, checked.objectives))}"
     place = escape(str(relative_path(checked.folder)))
     console.print(f"[bold]search[/] {what}: {progress}  {place}", soft_wrap=True)
@@ -82,11 +86,13 @@ def _print_size_of_space(search: Search) -> None:
     untried, wanted = search.untried_points(), search.settings.n_trials
     requested = len(search.requested_trials())
     if untried is not None and requested + untried < wanted:
-        size = size_of_space(search.space.dimensions)
-        left = "all of them have been tried" if not untried else f"{untried} have not been tried"
+        size = size_of_space(search.space.dimensions) or 0
+        left = "all of them have been tried"
+        if untried:
+            left = f"{untried} {noun_for(untried, 'has', 'have')} not been tried"
         console.print(
-            f"the space has {size} points, each is tried once: {left}, and the search ends after"
-            f" {requested + untried} trials instead of {wanted}",
+            f"the space has {counted(size, 'point')}, each is tried once: {left}, and the search"
+            f" ends after {counted(requested + untried, 'trial')} instead of {wanted}",
             soft_wrap=True,
         )
 

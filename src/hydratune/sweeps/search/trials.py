@@ -24,6 +24,7 @@ from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.settings import Search
 from hydratune.sweeps.trial_locks import lock_trial, sweep_lock
+from hydratune.wording import noun_for
 
 
 def run_batch(search: Search) -> bool:
@@ -130,7 +131,7 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
     else:
         jobs = [job for job in jobs if not _has_ended(job.record)]
     names = ", ".join(job.name for job in jobs)
-    section(f"trial{'s' if len(jobs) > 1 else ''} {names} of {_expected(search)}")
+    section(f"{noun_for(len(jobs), 'trial')} {names} of {_expected(search)}")
     run_jobs(search.context, search.folder, jobs, search.packing)
 
 

@@ -43,6 +43,7 @@ from hydratune.sweeps.wandb_sweep.definition import SweepDefinition, read_defini
 from hydratune.sweeps.wandb_sweep.settings import SWEEPER, CheckedSweep, WandbSweepSettings
 from hydratune.sweeps.wandb_sweep.trials import run_batch, unfinished
 from hydratune.tracking.wandb_sweep import StoredSweep, SweepServer, parse_sweep
+from hydratune.wording import counted, named, noun_for
 
 _FAILURES = 5  # a driver gives up if its first trials, so many, have all failed
 _ENDED = ("FINISHED", "STOPPED", "CANCELED", "CANCELLED")  # states in which there are no new trials
@@ -89,12 +90,13 @@ def drive(
     _open_folder(sweep, stored)
     _print_start(sweep, stored)
     listen()
+    before = set(read_sweep(folder))
     try:
-        _run_trials(sweep, Agents(server, place))
+        trials = _run_trials(sweep, Agents(server, place))
     except KeyboardInterrupt:
         console.print(f"[yellow]interrupted; the same command resumes the runs  {stored.url}")
         raise
-    _report(sweep, stored)
+    _report(sweep, stored, [name for name in trials if name in before])
 
 
 def _print_start(sweep: CheckedSweep, stored: StoredSweep) -> None:
@@ -106,7 +108,8 @@ def _print_start(sweep: CheckedSweep, stored: StoredSweep) -> None:
     folder = escape(str(relative_path(sweep.folder)))
     method = definition.content["method"]
     console.print(
-        f"            {method} over {keys}{by}; {settings.together} trials at a time  {folder}",
+        f"            {method} over {keys}{by}; {counted(settings.together, 'trial')} at a time "
+        f" {folder}",
         soft_wrap=True,
     )
     if method != "grid" and settings.count is None and not definition.content.get("run_cap"):
@@ -267,24 +270,44 @@ def _refuse_other_contents(folder: Path, place: WandbSweep | None) -> None:
         raise ConfigError([Problem("hydra.sweep.dir", folder, why, fix)], prefix="W&B sweep: ")
 
 
-def _run_trials(sweep: CheckedSweep, agents: Agents) -> None:
-    """Run one batch after the other."""
+def _run_trials(sweep: CheckedSweep, agents: Agents) -> list[str]:
+    """Run one batch after the other; return the names of the trials, resumed ones included."""
     count = math.inf if sweep.settings.count is None else sweep.settings.count
     names: list[str] = []
     while len(names) < count:
         limit = int(min(sweep.settings.together, count - len(names)))
         batch = run_batch(sweep, agents, limit)
         if not batch:
-            return
+            break
         names += batch
         states = [sweep.record(name).read_status().state for name in names]
         if len(names) >= _FAILURES and set(states) == {State.failed}:
-            console.print(f"[red]the first {len(names)} trials have all failed: this driver ends")
-            return
+            console.print(
+                f"[red]the first {counted(len(names), 'trial')} have all failed: this driver ends"
+            )
+            break
+    return names
 
 
-def _report(sweep: CheckedSweep, stored: StoredSweep) -> None:
-    """Rank the trials in the folder. Raises ``SweepError`` if any of them failed."""
+def describe_call(resumed: Sequence[str], *, had_ended: bool, has_file: bool) -> str:
+    """Return what this call did beside running new trials; "" if that was all.
+
+    ``had_ended``: the sweep, before this call. ``has_file``: its file was given, and not its id.
+    """
+    parts = [f"resumed in this call: {named('trial', resumed)}"] if resumed else []
+    if had_ended:
+        if not resumed:
+            parts.append("nothing was run in this call")
+        parts.append("the sweep had ended before and handed out no new trials")
+        parts += ["hydra.sweep.dir=DIR makes a new sweep of this file"] if has_file else []
+    return "; ".join(parts)
+
+
+def _report(sweep: CheckedSweep, stored: StoredSweep, resumed: Sequence[str]) -> None:
+    """Rank the trials in the folder, and say what this driver did if the sweep had ended before.
+
+    ``resumed``: the trials that this driver has resumed. Raises ``SweepError`` if any trial failed.
+    """
     jobs = read_sweep(sweep.folder)
     statuses = {name: sweep.record(name).read_status() for name in jobs}
     if not any(status.state for status in statuses.values()):
@@ -295,12 +318,14 @@ def _report(sweep: CheckedSweep, stored: StoredSweep) -> None:
     states = [str(status.state.value) for status in statuses.values() if status.state]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(f"W&B sweep   {stored.url}: {counts}", soft_wrap=True)
-    if sweep.settings.file is not None and stored.state in _ENDED:
-        console.print("[dim]it was over before; hydra.sweep.dir=DIR makes a new sweep of this file")
+    had_ended, has_file = stored.state in _ENDED, sweep.settings.file is not None
+    if line := describe_call(resumed, had_ended=had_ended, has_file=has_file):
+        console.print(f"[dim]{line}", soft_wrap=True)
     left = unfinished(sweep)
     if left:
-        names = ", ".join(job.name for job in left)
-        console.print(f"[dim]trials {names} are still run by another driver in this folder")
+        names = named("trial", [job.name for job in left])
+        verb = noun_for(len(left), "is", "are")
+        console.print(f"[dim]{names} {verb} still run by another driver in this folder")
     failed = [
         (jobs[name], status.error or "see run.log")
         for name, status in statuses.items()
@@ -308,4 +333,6 @@ def _report(sweep: CheckedSweep, stored: StoredSweep) -> None:
     ]
     if failed:
         console.print(table_of_failures(failed, "failed trials"))
-        raise SweepError(f"{len(failed)} of {len(jobs)} trials failed, for the reasons above")
+        raise SweepError(
+            f"{len(failed)} of {counted(len(jobs), 'trial')} failed, for the reasons above"
+        )

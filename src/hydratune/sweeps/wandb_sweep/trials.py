@@ -25,6 +25,7 @@ from hydratune.sweeps.trial_locks import lock_trial, sweep_lock
 from hydratune.sweeps.wandb_sweep.agents import Agents
 from hydratune.sweeps.wandb_sweep.settings import CheckedSweep
 from hydratune.tracking.start import start_tracker
+from hydratune.wording import named
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ def _add(sweep: CheckedSweep, trials: Sequence[WandbTrial], held: list[HeldTrial
 def _run(sweep: CheckedSweep, agents: Agents, held: Sequence[HeldTrial]) -> None:
     """Run these trials to their ends."""
     names = {trial.trial.run_id: trial.job.name for trial in held}
-    texts = ", ".join(names.values())
-    section(f"trial{'s' if len(held) > 1 else ''} {texts} of W&B sweep {sweep.place.id}")
+    section(f"{named('trial', list(names.values()))} of W&B sweep {sweep.place.id}")
     jobs = [job for trial in held if (job := _compose(sweep, trial)) is not None]
     for job in jobs:
         refuse_other_settings(job)

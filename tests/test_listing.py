@@ -1,0 +1,106 @@
+"""``hydratune configs`` and ``hydratune help SETTING`` explain groups, options and settings."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from hydratune.composition.listing import describe_option, groups, options
+from hydratune.composition.resolvers import CONF
+from hydratune.settings.reference import settings_of
+from hydratune.settings.registry import all_variants
+
+Command = Callable[..., tuple[int, str]]
+
+
+def test_all_groups_are_listed_with_every_option_and_its_default(hydratune: Command) -> None:
+    code, text = hydratune("configs")
+    assert code == 0
+    assert "adapter=OPTION; default: lora\n" in text and "\nsweep=OPTION\n" in text
+    for group in groups():
+        assert f"{group}=OPTION" in text
+        for file in (CONF / group).glob("*.yaml"):
+            assert f"  {file.stem} " in text
+    assert text.count("(IA)^3") == 1 and "Takes a higher" not in text  # the first sentence only
+
+
+def test_one_group_is_listed_in_full(hydratune: Command) -> None:
+    code, text = hydratune("configs", "adapter")
+    assert code == 0 and "Takes a higher learning rate than LoRA" in " ".join(text.split())
+    assert "data=OPTION" not in text
+    assert hydratune("help", "adapter") == (0, text)
+
+
+@pytest.mark.parametrize("group", groups())
+def test_every_option_is_described(group: str) -> None:
+    assert options(group)
+    for name, text in options(group):
+        assert len(text) > 5, f"{group}={name} has no comment at the top of its file"
+
+
+def test_lines_of_a_description_become_sentences() -> None:
+    text = describe_option(CONF / "adapter" / "adalora.yaml")
+    assert "(AdaLoRA, arXiv:2303.10512). Its product" in text
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("optimizer.lr", ["learning rate after the warm-up", "number", "default 0.001", "above 0"]),
+        ("lr", ["optimizer.lr", "default 0.001"]),
+        ("+adapter.lora_alpha=8", ["only with adapter=", "usual: 2 * adapter.r"]),
+        ("trainer.max_epochs", ["set trainer.max_epochs=1 or more", "whole number"]),
+        ("data.overlength", ["drop | split", "- truncate_prompt cuts the start"]),
+        ("tracking.log_text", ["true or false", "default true"]),
+        ("hydra.launcher.together", ["two more than there are cores"]),
+        ("resume", ["default auto"]),
+    ],
+)
+def test_a_setting_is_explained(hydratune: Command, word: str, parts: list[str]) -> None:
+    code, text = hydratune("help", word)
+    assert code == 0, text
+    for part in parts:
+        assert part in " ".join(text.split())
+
+
+def test_every_setting_can_be_explained() -> None:
+    from hydratune.composition.listing import explain_setting
+
+    for group, variants in all_variants().items():
+        for kind in variants.values():
+            for setting in settings_of(kind)[:4]:
+                assert f"{group}.{setting.name}\n" in explain_setting(f"{group}.{setting.name}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("configs", "adaptr"), "did you mean adapter?"),
+        (("configs", "zzz"), "groups: adapter"),
+        (("help", "optimzer.lr"), "did you mean optimizer.lr?"),
+        (("help", "zzz"), "hydratune configs lists groups"),
+        (("help", "a", "b"), "give one setting"),
+        (("confgs",), "did you mean 'configs'?"),
+    ],
+)
+def test_what_does_not_exist_is_refused(
+    hydratune: Command, words: tuple[str, ...], message: str
+) -> None:
+    code, text = hydratune(*words)
+    assert code == 2 and message in text
+
+
+def test_help_of_a_command_is_that_of_its_flag(hydratune: Command) -> None:
+    assert hydratune("help", "compare") == hydratune("compare", "--help")
+    code, text = hydratune("help")
+    assert code == 0 and "configs [GROUP]" in text and "help SETTING" in text
+
+
+def test_listing_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from hydratune.cli import main; main(['configs']); main(['help', 'seed'])\n"
+        "heavy = {'torch', 'transformers', 'lightning', 'pandas', 'datasets'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
