@@ -6,19 +6,23 @@
 """
 
 import contextlib
+import inspect
 import io
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 
 from omegaconf import MISSING
 
+import hydratune
 from hydra_plugins.hydratune_sweeper import OptunaSweeperConfig, WandbSweeperConfig
 from hydratune import cli, metric_table
+from hydratune.composition import listing
 from hydratune.composition.help import command_help
-from hydratune.composition.resolvers import CONF
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.reference import Setting, settings_of
 from hydratune.settings.registry import all_variants
@@ -48,6 +52,7 @@ def pages() -> dict[str, str]:
         "settings_sweep.md": _sweep_page(),
         "options.md": _options_page(),
         "metrics.md": _metrics_page(),
+        "python.md": _python_page(),
     }
 
 
@@ -218,28 +223,13 @@ def _options_page() -> str:
     """Return the page of the config groups: every option with the first comment of its file."""
     parts: list[Iterable[str] | str] = [
         "An option is a file `conf/GROUP/NAME.yaml` with values; choose it by `GROUP=NAME`. Your"
-        " own files: `--config-dir DIR` with `DIR/GROUP/NAME.yaml`.",
+        " own files: `--config-dir DIR` with `DIR/GROUP/NAME.yaml`. On the terminal:"
+        " `hydratune configs`.",
     ]
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
-        files = sorted(folder.glob("*.yaml"))
-        if files and folder.name != "hydra":
-            rows = [(f"`{folder.name}={file.stem}`", _escaped(_comment(file))) for file in files]
-            parts += [f"## {folder.name}", _table(("option", "what it is"), rows)]
+    for group in listing.groups():
+        rows = [(f"`{group}={name}`", _escaped(text)) for name, text in listing.options(group)]
+        parts += [f"## {group}", _table(("option", "what it is"), rows)]
     return _page("Options of the config groups", *parts)
-
-
-def _comment(file: Path) -> str:
-    """Return the first line of comment in a file that says what it is for.
-
-    A sentence that continues in the next line is left out, or completed if it is the only one.
-    """
-    lines = [line for line in file.read_text("utf-8").splitlines() if line.startswith("# ")]
-    texts = [line[2:] for line in lines if not line.startswith(("# @package", "# hydratune train"))]
-    first = texts[0] if texts else ""
-    if len(texts) < 2 or not texts[1][:1].islower():
-        return first
-    whole = first.rpartition(". ")[0]
-    return f"{whole}." if whole else f"{first} {texts[1]}"
 
 
 def _metrics_page() -> str:
@@ -264,6 +254,75 @@ def _metric_row(row: metric_table.Metric) -> tuple[str, str, str, str, str]:
     title = row.title.replace("{}", "\\*")
     families = ", ".join(row.families)
     return f"`{row.name}`", title, row.unit.value, row.direction.value, families
+
+
+def _python_page() -> str:
+    """Return the page of the Python API, from the docstrings."""
+    parts: list[Iterable[str] | str] = [
+        "What `import hydratune` gives; [how to use it](../../howto/python.md)."
+    ]
+    names = [name for name in hydratune.__all__ if not inspect.ismodule(getattr(hydratune, name))]
+    for name in sorted(names, key=lambda name: (name[0].isupper(), name)):
+        member = getattr(hydratune, name)
+        parts += [f"## {name}", *_member(f"hydratune.{name}", member)]
+        if inspect.isclass(member):
+            own = [(n, m) for n, m in vars(member).items() if not n.startswith("_")]
+            for attribute, value in own:
+                parts += [f"### {name}.{attribute}", *_member(f"{name}.{attribute}", value)]
+    return _page("Python API", *parts)
+
+
+def _member(name: str, member: object) -> Iterator[str]:
+    """Yield the signature of a function, class or property, and its docstring."""
+    if isinstance(member, property):
+        returned = inspect.signature(member.fget).return_annotation if member.fget else ""
+        yield _block(f"{name}: {_type(returned)}")
+    elif callable(member):
+        yield _block(f"{name}{_signature(member)}")
+    yield from _docstring(inspect.getdoc(member) or "")
+
+
+def _signature(member: Callable[..., object]) -> str:
+    """Return a signature with types as they are written, one argument a line if it is long."""
+    signature = inspect.signature(member)
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    words = []
+    for number, parameter in enumerate(parameters):
+        is_keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if is_keyword and (number == 0 or parameters[number - 1].kind is not parameter.kind):
+            words.append("*")
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        words.append(f"{parameter.name}: {_type(parameter.annotation)}{default}")
+    returned = signature.return_annotation
+    arrow = "" if inspect.isclass(member) or returned is None else f" -> {_type(returned)}"
+    line = f"({', '.join(words)}){arrow}"
+    return line if len(line) < 80 else "(\n    " + ",\n    ".join(words) + f",\n){arrow}"
+
+
+def _type(annotation: object) -> str:
+    if isinstance(annotation, str):
+        return annotation
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    text = str(annotation).replace("typing.", "").replace("collections.abc.", "")
+    return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+
+
+def _docstring(text: str) -> Iterator[str]:
+    """Yield the paragraphs of a docstring; its arguments as a list."""
+    head, _, arguments = text.partition("\nArgs:\n")
+    yield _prose(head)
+    if arguments:
+        described, _, rest = arguments.partition("\n\n")
+        items = re.split(r"^ {4}(?=\w+:)", described, flags=re.MULTILINE)
+        lines = [" ".join(item.split()) for item in items if item.strip()]
+        yield "\n".join(f"- **{_prose(line).replace(':', ':**', 1)}" for line in lines)
+        yield _prose(rest)
+
+
+def _prose(text: str) -> str:
+    """Return text of a docstring in Markdown."""
+    return _escaped(text.replace("``", "`").strip())
 
 
 if __name__ == "__main__":

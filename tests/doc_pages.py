@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from hydra_plugins.hydratune_sweeper import OptunaSweeperConfig, WandbSweeperConfig
 from hydratune.commands.sweep import train_arguments
 from hydratune.comparison.options import parse_options
-from hydratune.composition import CONF, register
+from hydratune.composition import CONF, listing, register
 from hydratune.settings.commands import COMMANDS, CommandConfig
 from hydratune.settings.reference import settings_of
 from hydratune.settings.registry import all_variants, typed
@@ -87,6 +87,12 @@ def compose_command(words: list[str]) -> None:
     assert words[0] == "hydratune"
     command, arguments = words[1], words[2:]
     if not arguments or "--help" in arguments:  # a command that is named, or asked for help
+        return
+    if command == "configs":
+        listing.list_configs(arguments[0])
+        return
+    if command == "help":
+        listing.explain_setting(arguments[0])
         return
     if command == "compare":
         parse_options(arguments)

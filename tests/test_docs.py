@@ -3,6 +3,7 @@ them without a warning, and the generated ones have everything that there is.
 """
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -14,7 +15,6 @@ from typing import Any
 import pytest
 
 import doc_pages
-from conftest import SMALL
 from hydratune import cli, metric_table
 from hydratune.composition import CONF
 from hydratune.settings.commands import COMMANDS
@@ -39,8 +39,8 @@ def test_every_command_of_a_page_exists_and_composes(
     for words in doc_pages.commands_of(page):
         if re.search(SKIPPED, " ".join(words)) or page == EXTENDING:
             continue
-        assert words[1] in (*cli.COMMANDS, "--help"), words
-        if words[1] in cli.COMMANDS:
+        assert words[1] in (*cli.COMMANDS, "configs", "help", "--help"), words
+        if words[1] != "--help":
             doc_pages.compose_command(words)
 
 
@@ -69,6 +69,8 @@ def test_pages_show_commands_and_settings() -> None:
         "hydratune judge run=DIR model=NAME",
         "hydratune compare DIR exports=csv",
         "hydratune sweep together=8",
+        "hydratune configs adapters",
+        "hydratune help adapter.rank",
     ],
 )
 def test_a_command_with_a_wrong_name_would_be_found(command: str) -> None:
@@ -225,24 +227,32 @@ def python_blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, re.DOTALL)
 
 
-def test_the_settings_on_the_page_of_python_are_composed(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("number", [2, 4])  # wrong settings, Hydra's composition
+def test_the_page_of_python_shows_what_settings_print(
+    number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ((code, shown),) = [block for block in python_blocks("howto/python.md") if block[1]]
+    code, shown = python_blocks("howto/python.md")[number]
     exec(code, {})
-    assert capsys.readouterr().out == shown and "print(" in code
+    assert capsys.readouterr().out == shown != ""
 
 
 @pytest.mark.slow
-def test_the_page_of_python_reads_the_files_of_a_run(hydratune: Command) -> None:
-    code, _ = hydratune("train", *SMALL, "hydra.run.dir=run")
-    assert code == 0
-    (reading, _), *_ = python_blocks("howto/python.md")
-    reading = reading.partition("model = ")[0].replace("outputs/contracts/TIME", "run")
+def test_the_page_of_python_trains_and_reads_the_files_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"How much is {n} and {n}?", "completion": str(2 * n)} for n in range(60)]
+    Path("tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (training, shown), *_ = python_blocks("howto/python.md")
+    exec(training, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert shown.splitlines()[0] in printed  # Run('outputs/tickets', finished)
+    (reading,) = [code for code, _ in python_blocks("howto/python.md") if "read_csv" in code]
+    reading = reading.partition("model = ")[0].replace("outputs/contracts/TIME", "outputs/tickets")
     names: dict[str, Any] = {}
     exec(reading, names)
     assert names["metrics"]["val/loss"] > 0
-    assert len(names["history"]) == 2 and len(names["predictions"]) == 2
+    assert len(names["history"]) == 4 and len(names["predictions"]) == 4
 
 
 @pytest.mark.slow
@@ -292,3 +302,10 @@ def test_the_built_pages_load_nothing_from_the_network(built: Path) -> None:
         text = page.read_text("utf-8")
         assert not loaded.search(text) and not styles.search(text), page
     assert not [sheet for sheet in sheets if imported.search(sheet.read_text("utf-8"))]
+
+
+def test_the_reference_has_the_python_api(generated: dict[str, str]) -> None:
+    page = generated["python.md"]
+    for name in ("train", "sweep", "compose", "compare", "load_runs", "Run", "Sweep"):
+        assert f"\n## {name}\n" in page
+    assert "### Run.predictions" in page and ") -> Run\n" in page and "- **data:** rows in" in page
