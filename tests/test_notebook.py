@@ -11,7 +11,9 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 
 def execute(place: Path, model: str) -> dict[str, Any]:
     """Run the notebook with a model in ``place``; return the outputs of its cells by source."""
-    nbformat = pytest.importorskip("nbformat", reason="needs pip install nbformat nbclient ipykernel")
+    nbformat = pytest.importorskip(
+        "nbformat", reason="needs pip install nbformat nbclient ipykernel"
+    )
     nbclient = pytest.importorskip("nbclient", reason="needs pip install nbclient ipykernel")
     pytest.importorskip("ipykernel", reason="needs pip install ipykernel")
     content = NOTEBOOK.read_text("utf-8").replace("model=smollm2_135m", f"model={model}")
