@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 train: setup
-	$(BIN)/hydratune train
+	$(BIN)/hydratune train experiment=contracts
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
