@@ -29,14 +29,14 @@ test-all: setup
 	$(BIN)/python -m pytest -o faulthandler_timeout=3600
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs/conf.py docs/generate.py
+	$(BIN)/ruff format --check src tests benchmarks docs/conf.py docs/generate.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: setup
-	$(BIN)/ruff check --fix src tests benchmarks docs
-	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs/conf.py docs/generate.py
+	$(BIN)/ruff format src tests benchmarks docs/conf.py docs/generate.py
 
 # Warnings are errors, links that lead nowhere among them
 docs: setup

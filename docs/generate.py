@@ -8,10 +8,11 @@
 import contextlib
 import inspect
 import io
+import json
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -53,6 +54,7 @@ def pages() -> dict[str, str]:
         "options.md": _options_page(),
         "metrics.md": _metrics_page(),
         "python.md": _python_page(),
+        "notebook.md": _notebook_page(),
     }
 
 
@@ -323,6 +325,32 @@ def _docstring(text: str) -> Iterator[str]:
 def _prose(text: str) -> str:
     """Return text of a docstring in Markdown."""
     return _escaped(text.replace("``", "`").strip())
+
+
+def _notebook_page() -> str:
+    """Return the notebook as a page: its texts, its code, and the text that its cells show."""
+    notebook = json.loads((Path(__file__).parent / "notebook.ipynb").read_text("utf-8"))
+    parts = ["The notebook is `docs/notebook.ipynb`; a test executes it."]
+    title = ""
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            parts += [f"```python\n{source}\n```", *_outputs(cell["outputs"])]
+        elif source.startswith("# "):
+            title, _, source = source[2:].partition("\n")
+            parts.append(source.strip())
+        else:
+            parts.append(source)
+    return _page(title, *parts)
+
+
+def _outputs(outputs: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """Yield what a cell showed when it was executed, as text."""
+    for output in outputs:
+        data = output.get("data")
+        text = data.get("text/plain") if isinstance(data, Mapping) else output.get("text")
+        if isinstance(text, list):
+            yield _block("".join(text))
 
 
 if __name__ == "__main__":
