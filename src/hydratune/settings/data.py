@@ -129,7 +129,7 @@ class QualityConfig:
     pii_iban: Level = Level.warn  # bank accounts
     pii_ip: Level = Level.warn  # IP addresses
     pii_ssn: Level = Level.warn  # US social security numbers
-    pii_names: Level = Level.off  # persons and places, by presidio: pip install "hydratune[pii]"
+    pii_names: Level = Level.off  # persons and places, by presidio: pip install 'hydratune[pii]'
     # the answer of an earlier row, and its request apart from case, marks and symbols
     exact_duplicates: Level = Level.warn
     near_duplicates: Level = Level.warn  # a request nearly that of an earlier row
