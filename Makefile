@@ -1,11 +1,12 @@
 # make train   set up and run the main job        make test      set up and pass the tests
 # make lint    ruff and mypy                      make test-all  the slow tests as well
+# make docs    the documentation as pages in docs/_build
 # make bench   training beside TRL and a plain loop, for hours; ARGS="--only s --rows-share 0.25 --repeats 1" for minutes
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test test-all lint format bench clean
+.PHONY: setup train test test-all lint format docs bench clean
 
 setup: $(READY)
 
@@ -18,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 train: setup
-	$(BIN)/hydratune train
+	$(BIN)/hydratune train experiment=contracts
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
@@ -28,14 +29,20 @@ test-all: setup
 	$(BIN)/python -m pytest -o faulthandler_timeout=3600
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/conf.py docs/generate.py
+	$(BIN)/ruff format --check src tests benchmarks docs/conf.py docs/generate.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: setup
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks docs/conf.py docs/generate.py
+	$(BIN)/ruff format src tests benchmarks docs/conf.py docs/generate.py
+
+# Warnings are errors, links that lead nowhere among them
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build
+	@echo "open docs/_build/index.html"
 
 # The constraints keep the torch that is there. Published data: HYDRATUNE_BENCH_DATA=FOLDER
 bench: setup
@@ -43,4 +50,4 @@ bench: setup
 	$(BIN)/python benchmarks/training.py $(ARGS)
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist docs/_build docs/reference/generated .pytest_cache .mypy_cache .ruff_cache

@@ -2,7 +2,7 @@
 
     python benchmarks/architectures.py                       all architectures, as a table
     python benchmarks/architectures.py qwen3_5 gpt_oss       some of them
-    python benchmarks/architectures.py --write               writes docs/architectures.md
+    python benchmarks/architectures.py --write               writes docs/reference/architectures.md
 
 Of every model type that the installed transformers maps to a causal language model, a tiny random
 model is built (``tiny_architectures.py``) and gets LoRA on all its linear layers. The loss and the
@@ -38,7 +38,7 @@ from hydratune.training.micro_pack_loss import padded_loss
 from hydratune.training.objective import Objective
 from hydratune.training.patches import with_lean_layers
 
-DOCS = Path(__file__).parents[1] / "docs" / "architectures.md"
+DOCS = Path(__file__).parents[1] / "docs" / "reference" / "architectures.md"
 BEGIN = "<!-- written by benchmarks/architectures.py: do not edit below -->"
 SECONDS, MEMORY = 300, 6 << 30  # of one architecture
 LARGEST_DIFFERENCE = 2e-3  # of a loss or a gradient, relative to its size
@@ -211,7 +211,7 @@ def outcome_of(kind: str) -> Outcome:
 
 
 def document(outcomes: Sequence[Outcome]) -> str:
-    """Return docs/architectures.md: its own beginning, and the table."""
+    """Return docs/reference/architectures.md: its own beginning, and the table."""
     counts = ", ".join(
         f"{sum(o.status == status for o in outcomes)} {label}" for status, label in STATUS.items()
     )

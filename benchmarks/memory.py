@@ -1,4 +1,4 @@
-"""Count, without a GPU, what a training step of LoRA keeps per token: the table of docs/gpu.md.
+"""Count, without a GPU, what a training step of LoRA keeps per token (docs/howto/gpu.md).
 
     python benchmarks/memory.py
 

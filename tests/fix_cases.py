@@ -274,8 +274,8 @@ NOT_TYPED: dict[str, str] = {
             "experiment.compatibility:check_examples",
             "experiment.compatibility:_no_such_embedding",
             "models.hardware:accelerator",
-            "models.loading:load_model",
-            "models.loading:load_tokenizer",
+            "models.loading:prepare_model",
+            "models.loading:prepare_tokenizer",
             "models.router_loss:refuse_router_loss",
             "training.fit:_make_objective",
             "training.objective:_checkpoint_activations",
@@ -358,6 +358,9 @@ NOT_TYPED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
+            "api.loaded_model:_check_place",  # these of Python: test_api.py
+            "api.training:_check",
+            "settings.own_metrics:problems",  # test_extending.py
             "evaluation.constrained:library",
             "evaluation.families:family",  # these of packages: test_extending.py
             "extensions:metric",

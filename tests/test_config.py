@@ -82,8 +82,16 @@ def test_shipped_options_are_found() -> None:
     } <= set(options())
 
 
-def test_default_is_the_contracts_experiment() -> None:
-    assert compose() == compose("experiment=contracts", "name=test")
+def test_default_is_the_full_contracts_experiment() -> None:
+    assert compose() == compose("experiment=contracts_full", "name=test")
+
+
+def test_the_main_job_is_a_part_of_the_full_one_with_a_curve() -> None:
+    light, full = compose("experiment=contracts"), compose("experiment=contracts_full")
+    assert light.data.max_train_rows == 160 and light.trainer.validations_per_epoch >= 5
+    light.data.max_train_rows = light.data.max_validation_rows = None
+    light.optimizer.lr, light.trainer.validations_per_epoch = full.optimizer.lr, 2
+    assert light == full
 
 
 def values_of_wandb(parameter: dict[str, Any]) -> list[float]:

@@ -1,4 +1,4 @@
-"""docs/extending.md: its package and its command, as they are written there."""
+"""docs/howto/extending.md: its package and its command, as they are written there."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from hydratune.metric_table import Unit
 from hydratune.settings.monitor import Monitor
 from packages_of_tests import found_in, install
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "extending.md"
 Command = Callable[..., tuple[int, str]]
 
 

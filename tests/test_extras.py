@@ -17,7 +17,7 @@ from hydratune.data.quality import pii
 
 TESTS = Path(__file__).parent
 PROJECT = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
-FOR_DEVELOPERS = {"dev", "bench", "browser"}
+FOR_DEVELOPERS = {"dev", "docs", "bench", "browser"}
 Hydratune = Callable[..., tuple[int, str]]
 
 

@@ -26,7 +26,7 @@ _ABOUT = {
 
 _EXAMPLES = """\
 examples:
-  hydratune train                                       the built-in task, end to end
+  hydratune train experiment=contracts                  the built-in task, end to end
   hydratune train debug=smoke                           the same in under a minute, on a toy model
   hydratune train preview=3                             see which tokens are trained, then stop
   hydratune prepare data=files data.train=my.jsonl      look at your own rows before training

@@ -1,4 +1,4 @@
-"""Your own parts: callbacks, metrics, data sources, adapters and optimizers (docs/extending.md).
+"""Your own parts: callbacks, metrics, data sources, adapters, optimizers (docs/howto/extending.md).
 
 An installed package names its parts in its entry points. In a test or a notebook the functions
 below do without a package: they make a part known in this process, and return decorators::

@@ -30,7 +30,7 @@ class RandomSweeperConfig:
     n_trials: int = 20  # of the whole study, those of earlier calls included
     # trials handed to the launcher together: with hydra/launcher=pack they share a process
     batch: int = 4
-    seed: int = 0
+    seed: int = 0  # of the sampler
     # METRIC:min or METRIC:max, as in metrics.json; or a list or mapping of several; null: what
     # trainer.monitor names
     objectives: Any = None

@@ -104,6 +104,15 @@ def expected_rows(data: DataConfig) -> ExpectedRows | None:
     return ExpectedRows(*(min(count, count if limit is None else limit) for count, limit in pairs))
 
 
+def expected_steps(settings: TrainConfig) -> int | None:
+    """Return about how many optimizer steps a run makes, or None where that takes reading rows."""
+    limit, epoch = settings.trainer.max_steps, _steps_of_epoch(settings, 1.0)
+    if epoch is None:
+        return limit
+    steps = epoch * settings.trainer.max_epochs
+    return steps if limit is None else min(limit, steps)
+
+
 def _rows_of_files(data: FilesData) -> list[int | None]:
     """Return the rows of the splits of JSONL files; None for each split of others."""
     files = data.files()

@@ -115,7 +115,8 @@ def prepare_model(loaded: PreTrainedModel, model: ModelConfig, compute: Compute)
         choose(loaded)
     except UnsupportedModelError as error:
         key, value = model.own_name()
-        fix = "choose a causal language model; docs/architectures.md lists what can be trained"
+        page = "docs/reference/architectures.md"
+        fix = f"choose a causal language model; {page} lists what can be trained"
         raise ConfigError([Problem(key, value, str(error), fix)]) from error
     remember_autocast(loaded, compute.autocast)
     return loaded.eval()

@@ -100,5 +100,5 @@ def only_in_this_process(config: TrainConfig) -> Iterator[Problem]:
     for used in used_parts(config):
         if not packages.is_of_package(used.kind, used.name):
             why = "it was registered from Python, and this starts other processes, which lack it"
-            fix = "put it into a package with an entry point (docs/extending.md)"
+            fix = "put it into a package with an entry point (docs/howto/extending.md)"
             yield Problem(used.key, used.name, why, fix)

@@ -31,6 +31,7 @@ from hydratune.records.sweep import (
 )
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.devices import visible_gpus
+from hydratune.sweeps.first_rung import say_if_first_rung_is_early
 from hydratune.sweeps.job_checks import (
     check_jobs,
     refuse_other_halving,
@@ -66,6 +67,7 @@ def launch(
     try:
         jobs = check_jobs(context, sweep, overrides, first)
         refuse_several_monitors(jobs, options)
+        say_if_first_rung_is_early([job.settings for job in jobs], options)
     except Exception:
         remove_folder_of_refused(folder)
         raise

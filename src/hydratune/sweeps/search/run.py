@@ -26,6 +26,7 @@ from hydratune.settings.monitor import Monitor
 from hydratune.settings.paths import expanded
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
+from hydratune.sweeps.first_rung import say_if_first_rung_is_early
 from hydratune.sweeps.job_checks import check_job, refuse_other_environment
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.search.distinct import size_of_space
@@ -116,6 +117,7 @@ def _check(
     monitor = _monitor(corners)
     objectives = read_objectives(settings.objectives, monitor)
     refuse_unmeasured(objectives, corners)
+    say_if_first_rung_is_early(corners, packing)
     sampler = make_sampler(settings, space.dimensions, objectives)
     resume, common = corners[0].resume, space.describe()
     if resume is not Resume.force:  # a file of settings may have been edited
