@@ -156,7 +156,9 @@ def test_numbers_that_cannot_be_verified_are_masked_in_reports(
         assert number not in masked, masked
 
 
-def test_training_and_a_sweep_work_with_the_core_alone(tmp_path: Path, cache: Path) -> None:
+def test_training_and_a_sweep_work_with_the_core_alone(
+    tmp_path: Path, cache: Path, hydratune: Hydratune, without: Callable[..., None]
+) -> None:
     """All optional packages are hidden from these processes and from those that they start."""
     names = [package.distribution for package in extras.PACKAGES.values()]
     (tmp_path / "sitecustomize.py").write_text(
@@ -195,3 +197,8 @@ def test_training_and_a_sweep_work_with_the_core_alone(tmp_path: Path, cache: Pa
     assert "data checks skipped, because" in swept
     assert "ranking by validation loss" in swept and "pip install 'hydratune[comparison]'" in swept
     assert not (tmp_path / "sweep" / "comparison").exists()
+
+    without("lm_eval", "llguidance")
+    for module, setting in (("lm_eval", "lm_eval=[wikitext]"), ("llguidance", "constrained=true")):
+        code, printed = hydratune("evaluate", "run=run", setting)
+        assert code == 2 and extras.how_to_install(module) in printed, printed
