@@ -103,7 +103,7 @@ def test_verdict_names_better_runs_untested_runs_and_unfinished_seeds(tmp_path: 
         " points)" in sentences
     )
     write_run(tmp_path / "s" / "c", right=hits(38, 41), loss=0.6, lr=3.0)
-    assert "significantly different from the 1 others that could be tested" in "\n".join(
+    assert "significantly different from the 1 other that could be tested" in "\n".join(
         verdict(compare(collect_runs([tmp_path / "s"])))
     )
     for seed in range(3):

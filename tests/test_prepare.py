@@ -193,7 +193,7 @@ def test_overlength_is_counted_by_split(hydratune: Run, tmp_path: Path) -> None:
         (["data.quality.exact_leak=warn"], "exact_leaks"),
         (["data.clean.htm=true"], "html"),
         (["data.quality.similarity=0.1"], "must be in"),
-        (["data.quality.pii_names=warn"], "presidio is not installed"),
+        (["data.quality.pii_names=warn"], "python -m spacy download en_core_web_lg, or set it to"),
         (["data.columns=x"], "data.columns"),
     ],
 )

@@ -146,7 +146,7 @@ def test_code_is_not_run_and_its_warnings_are_ignored(tmp_path: Path) -> None:
 
 def test_code_base_without_usable_functions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\n")
-    with pytest.raises(DataError, match="1 files with 0 functions, but none gives a row"):
+    with pytest.raises(DataError, match="1 file with 0 functions, but none gives a row"):
         rows_of(RepositoryData(path=str(tmp_path)))
     (tmp_path / "a.py").write_text("def f(:\n")
     with pytest.raises(DataError, match=r"no Python file that parses \(1 do not\)"):

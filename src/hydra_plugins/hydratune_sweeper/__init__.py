@@ -125,6 +125,9 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
+        from hydratune import extras
+
+        extras.require("optuna", f"a search (the sampler {self.settings.get('sampler')})")
         from hydratune.sweeps.search.run import search
         from hydratune.sweeps.search.settings import SearchSettings
 

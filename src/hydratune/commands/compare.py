@@ -69,6 +69,7 @@ def _compare(options: Options) -> None:
     options.require_comparison()
     html, to_wandb = options.flag("html", default=True), options.flag("to_wandb", default=False)
     kinds = parse_kinds(options.texts["export"]) if "export" in options.texts else []
+    outputs.require_packages(kinds, html=html and "html" in options.texts, to_wandb=to_wandb)
     runs = collect_runs(options.folders)
     if all(run.state == UNREADABLE for run in runs):
         more = f" (and {len(runs) - 1} more)" if len(runs) > 1 else ""

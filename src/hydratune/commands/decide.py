@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from hydratune import extras
 from hydratune.console import console, section
 from hydratune.evaluation.decision_output import decision_content, print_decision
 from hydratune.evaluation.decision_report import render
@@ -28,6 +29,7 @@ from hydratune.settings.commands import DecideConfig
 
 def run(config: DecideConfig, _: RunDirectory) -> None:
     """Write decision.json, report.html and the predictions of every system into ``output``."""
+    extras.require("bm25s", "the search for passages and examples")
     from hydratune.experiment.prepare import prepare
 
     settings, record = choose_settings(config)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hydratune import metric_table
+from hydratune import extras, metric_table
 from hydratune.comparison import effects
 from hydratune.comparison.conditions import differing_conditions, set_aside_incomparable
 from hydratune.comparison.criterion import Criterion, default_criterion, monitored, unknown_metric
@@ -288,11 +288,21 @@ def _notes(
     finished = sum(len(entry.scores) for entry in ranked)
     has_importances = any(effect.importance is not None for effect in own_effects)
     if finished >= effects.MIN_RUNS and len(own_effects) > 1 and not has_importances:
-        notes.append(
+        notes.append(_note_on_importances())
+    return notes
+
+
+def _note_on_importances() -> str:
+    """Return why no setting has an importance."""
+    if effects.can_find_importances():
+        return (
             "no importances: a forest fitted to these runs does not predict the runs that it was"
             " not fitted to"
         )
-    return notes
+    return (
+        "no importances: they need the packages optuna and scikit-learn, which are not both"
+        f" installed: {extras.how_to_install('sklearn')}"
+    )
 
 
 def _notes_on_choice(ranked: Sequence[Entry], by: Criterion) -> list[str]:

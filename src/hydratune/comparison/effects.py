@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
+from hydratune import extras
 from hydratune.comparison.criterion import Criterion
 from hydratune.comparison.entries import Entry, score_of, seed_keys, varying_settings
 from hydratune.comparison.formatting import canonical, format_value
@@ -180,6 +181,8 @@ def _importances(scored: Sequence[ScoredRun], keys: Sequence[str]) -> dict[str, 
     """
     if len(scored) < MIN_RUNS or len(keys) < 2 or len({score for _, score in scored}) < 2:
         return {}
+    if not can_find_importances():
+        return {}
     import optuna
     from optuna.importance import FanovaImportanceEvaluator
 
@@ -197,6 +200,11 @@ def _importances(scored: Sequence[ScoredRun], keys: Sequence[str]) -> dict[str, 
             study, evaluator=FanovaImportanceEvaluator(seed=0), params=list(keys), normalize=False
         )
     return {key: float(share) for key, share in shares.items()}
+
+
+def can_find_importances() -> bool:
+    """Return whether the optional packages that importances need are installed."""
+    return extras.is_installed("optuna") and extras.is_installed("sklearn")
 
 
 def _is_predictable(scored: Sequence[ScoredRun], space: Mapping[str, "BaseDistribution"]) -> bool:

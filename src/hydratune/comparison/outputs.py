@@ -6,8 +6,10 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from hydratune import extras
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import Comparison, compare
+from hydratune.comparison.pictures import FORMATS
 from hydratune.comparison.terminal import tables
 from hydratune.comparison.verdict import verdict
 from hydratune.console import console, relative_path
@@ -35,12 +37,33 @@ def end_of_sweep(folder: Path, names: Collection[str], *, best: bool = True) -> 
 
 
 def write_page(compared: Comparison, folder: Path, name: str) -> None:
-    """Write report.html into ``folder``. Raises ``RunError`` if the disk refuses it."""
+    """Write report.html into ``folder``, or say that the package for its plots is missing.
+
+    Raises ``RunError`` if the disk refuses it.
+    """
+    if not extras.is_installed("plotly"):
+        how = extras.how_to_install("plotly")
+        console.print(
+            f"[yellow]compare     no page was written: its plots need the package plotly, which is"
+            f" not installed: {escape(how)}",
+            soft_wrap=True,
+        )
+        return
     from hydratune.comparison import page
 
     size = page.write(compared, folder / "report.html", name)
     file = escape(str(relative_path(folder / "report.html")))
     console.print(f"compare     {file}  [dim]({size / 1e6:.1f} MB, in one file)", soft_wrap=True)
+
+
+def require_packages(kinds: Sequence[str], *, html: bool, to_wandb: bool) -> None:
+    """Raise ``InputError`` if what was explicitly asked for needs a package that is missing."""
+    if html:
+        extras.require("plotly", "html=true")
+    if any(kind in FORMATS for kind in kinds):
+        extras.require("matplotlib", "export: a picture")
+    if to_wandb:
+        extras.require("wandb_workspaces", "to_wandb")
 
 
 def write_exports(compared: Comparison, folder: Path, kinds: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hydratune import extras
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.formatting import format_p
 from hydratune.comparison.page_data import PageData, page_data
@@ -28,7 +29,11 @@ _TEMPLATES = Path(__file__).parent
 
 
 def write(compared: Comparison, file: Path, name: str) -> int:
-    """Write the page and return its size in bytes. Raises ``RunError`` if the disk refuses it."""
+    """Write the page and return its size in bytes.
+
+    Raises ``RunError`` if the disk refuses it, ``InputError`` if plotly is not installed.
+    """
+    extras.require("plotly", "the page of a comparison")
     text = render(compared, name, file.parent)
     write_text(file, text)
     return len(text.encode())

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydratune import extras
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.effects import Effect
 from hydratune.comparison.entries import Entry
 from hydratune.comparison.runs import Run
-from hydratune.errors import InputError
 from hydratune.metric_format import heading, scale
 from hydratune.records.files import atomic
 
@@ -26,12 +26,9 @@ def draw_pictures(compared: Comparison, folder: Path, formats: Sequence[str]) ->
 
     A picture without data is not written. Raises ``InputError`` if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # without pyplot: it needs no display and no state
-    except ImportError:
-        raise InputError(
-            "export: pictures need matplotlib: pip install 'hydratune[pictures]'"
-        ) from None
+    extras.require("matplotlib", "export: a picture")
+    from matplotlib.figure import Figure  # without pyplot: it needs no display and no state
+
     drawings: dict[str, Callable[[Figure, Comparison], bool]] = {
         "curves": _draw_curves,
         "settings": _draw_settings,

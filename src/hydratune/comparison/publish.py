@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydratune import extras
 from hydratune.comparison.comparison import Comparison, compare
 from hydratune.comparison.entries import score_of
 from hydratune.comparison.exports import markdown
@@ -49,12 +50,7 @@ def publish(compared: Comparison, name: str, folder: Path) -> Published:
     Raises ``InputError`` if there is nothing to publish or a package is missing, ``RunError`` if
     the server refuses.
     """
-    try:
-        import wandb_workspaces.reports.v2  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "to_wandb: needs wandb-workspaces: pip install 'hydratune[workspaces]'"
-        ) from None
+    extras.require("wandb_workspaces", "to_wandb")
     tracked = [run for run in compared.runs if run.wandb_id]
     if not tracked:
         raise InputError(

@@ -4,6 +4,7 @@
 so that a report can show their effect. Lines that many rows share are in ``boilerplate``.
 """
 
+import functools
 import html
 import json
 import re
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
+from hydratune import extras
 from hydratune.data.rows import Message, Row
 from hydratune.settings.data import CleaningConfig
 
@@ -25,13 +27,20 @@ _ABOUT_ENCODINGS = re.compile(
 )
 
 
+@functools.cache
+def can_repair_encoding() -> bool:
+    """Return whether the optional package ftfy is installed."""
+    return extras.is_installed("ftfy")
+
+
 def repair_encoding(text: str) -> str:
     """Undo wrong decodings ("cafÃ©" -> "café"); quotes, ligatures and all other characters stay.
 
     A text that mentions encodings, or that has correct letters beside the wrong ones, may quote
-    them on purpose ("The bytes Ã© mean é"), so it is returned unchanged.
+    them on purpose ("The bytes Ã© mean é"), so it is returned unchanged. So is every text if ftfy
+    is not installed, which the report says (``skipped``).
     """
-    if text.isascii():
+    if text.isascii() or not can_repair_encoding():
         return text
     import ftfy
     from ftfy.chardata import UTF8_DETECTOR_RE
@@ -250,7 +259,8 @@ class Cleaner:
 
     def __init__(self, config: CleaningConfig) -> None:
         self.config = config
-        self.changes = {name: Changes(bool(getattr(config, name))) for name in TITLES}
+        names = [name for name in TITLES if name != "encoding" or can_repair_encoding()]
+        self.changes = {name: Changes(bool(getattr(config, name))) for name in names}
         self.number = -1  # position of the row that is being cleaned
 
     def __call__(self, row: Row) -> Row:

@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hydratune.cache import build_once, cache_folder
@@ -24,6 +24,7 @@ from hydratune.data.quality import pii
 from hydratune.data.quality.findings import MOST_ROWS
 from hydratune.data.quality.inspection import Inspection
 from hydratune.data.quality.set_checks import run_checks
+from hydratune.data.quality.skipped import skipped_for_packages
 from hydratune.data.rows import SPLIT_NAMES, Row, stable_hash
 from hydratune.data.source_errors import open_source
 from hydratune.data.sources.base import OpenedSource, SourceConfig
@@ -92,10 +93,18 @@ def _code_version() -> str:
     """Return a hash of this package's files and of the versions of the libraries that it uses, so
     that another version prepares the data again.
     """
-    code = hashlib.sha256("".join(map(version, _LIBRARIES)).encode())
+    code = hashlib.sha256("".join(map(_version, _LIBRARIES)).encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
     return code.hexdigest()
+
+
+def _version(library: str) -> str:
+    """Return the version of a package, or that it is missing: its checks are then skipped."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return f"{library} is missing"
 
 
 def _build(
@@ -129,6 +138,8 @@ def _build(
             "left_out": {"straddles": _listed(inspection, store, Side.straddles)},
             "fingerprint": fingerprint(splits),
         }
+        if skipped := skipped_for_packages(data):
+            report["skipped"] = skipped
         store.close()
     write_json(folder / REPORT_FILE, report)
 

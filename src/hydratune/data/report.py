@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hydratune.data.quality.findings import CheckReport, describe_check, format_splits
+from hydratune.data.quality.skipped import describe_skipped
 from hydratune.data.report_charts import histograms, label_bars, strip
 from hydratune.data.report_content import Report
 from hydratune.data.spans import (
@@ -71,6 +72,7 @@ def render(report: Report) -> str:
         "findings": [shown_check(name, check) for name, check in checks.items() if check["count"]],
         "silent": [name for name, check in report["checks"].items() if not check["count"]],
         "cleaning": {name: shown_repair(entry) for name, entry in report["cleaning"].items()},
+        "skipped": describe_skipped(report.get("skipped", {})),
         "idle": repairs_without_effect(report["cleaning"]),
         "masked": [shown_mask(row) for row in report["mask"]],
     }

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from hydratune.data.quality.findings import CheckReport, describe_check, format_splits
+from hydratune.data.quality.skipped import describe_skipped
 from hydratune.data.report_content import Report
 from hydratune.settings.data import Level
 
@@ -25,6 +27,8 @@ def print_report(console: Console, report: Report) -> None:
     console.print(_checks_table({name: c for name, c in checks.items() if c["count"]}))
     without_findings = [name for name, check in checks.items() if not check["count"]]
     console.print(f"[dim]nothing found by {', '.join(without_findings)}", soft_wrap=True)
+    if skipped := describe_skipped(report.get("skipped", {})):
+        console.print(f"[yellow]{escape(skipped)}", soft_wrap=True)
 
 
 def _splits_table(report: Report) -> Table:

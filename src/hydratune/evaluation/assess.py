@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from hydratune import __version__
+from hydratune import __version__, extras
 from hydratune.data.encoding.encoder import ChatEncoder
 from hydratune.data.rows import Message, Row, stable_hash
 from hydratune.errors import ConfigError, DataError, Problem, RunError
@@ -57,6 +57,8 @@ class TestSet:
         self.rows = rows if config.max_rows is None else rows[: config.max_rows]
         self.encoder, self.config, self.task, self.schema = encoder, config, task, schema
         self.families, self.leaky, self.context = names(config.metrics, task), leaky, context
+        if "bleu" in self.families:
+            extras.require("sacrebleu", "evaluation.metrics=[bleu]")
         encoded = [encoder.encode(row, TrainOn.last) for row in self.rows]
         self.answers = [e.target_ids for e in encoded]
         self.references = [encoder.reference_answer(row) for row in self.rows]

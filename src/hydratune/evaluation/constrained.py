@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hydratune import extras
 from hydratune.data.encoding.encoder import ChatEncoder
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import ConfigError, Problem, refuse
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_EXTRA = "pip install 'hydratune[constrained]'"
 # between parts of an answer: without a limit, a model can write spaces without end
 _SPACE = r"[ \n\t]{0,16}"
 
@@ -87,10 +87,9 @@ class Guided:
 @functools.cache
 def library(key: str) -> ModuleType:
     """Return llguidance. Raises ``ConfigError`` where it is not installed."""
-    try:
-        import llguidance
-    except ImportError:
-        raise ConfigError([Problem(key, True, "needs the library llguidance", _EXTRA)]) from None
+    refuse(extras.missing("llguidance", key, True))
+    import llguidance
+
     return llguidance
 
 

@@ -1,11 +1,11 @@
 """Tasks of lm-eval (the extra ``lm_eval``), asked of a model that is already loaded."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydratune.errors import ConfigError, Problem, RunError
+from hydratune import extras
+from hydratune.errors import ConfigError, Problem, RunError, refuse
 from hydratune.models.compute import as_trained, deterministic_if_possible
 from hydratune.records.files import Json
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def check(tasks: Sequence[str], folder: str | None) -> None:
     """Check the tasks before any model is loaded. Raises ``ConfigError``."""
-    if importlib.util.find_spec("lm_eval") is None:
-        fix = "pip install 'hydratune[lm_eval]'"
-        raise ConfigError([Problem("lm_eval", list(tasks), "lm-eval is not installed", fix)])
+    refuse(extras.missing("lm_eval", "lm_eval", list(tasks)))
     if folder is not None and not Path(folder).is_dir():
         fix = "give the folder of your task files (*.yaml), or null"
         raise ConfigError([Problem("lm_eval_path", folder, "no such folder", fix)])

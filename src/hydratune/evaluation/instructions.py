@@ -14,6 +14,11 @@ from hydratune.errors import DataError
 from hydratune.records.files import Json
 
 _CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+_LANGUAGE_RULES = (
+    "language:response_language",
+    "change_case:english_capital",
+    "change_case:english_lowercase",
+)
 _LESS = "less than"  # every other relation is "at least"
 
 Options = Mapping[str, Json]  # of a rule
@@ -25,6 +30,11 @@ def known(rules: Rules) -> None:
     for name, _ in rules:
         if name not in RULES:
             raise DataError(f"no such instruction: {name}; known: {', '.join(RULES)}")
+
+
+def needs_languages(rules: Rules) -> bool:
+    """Return whether a rule asks for the language of an answer, which py3langid recognises."""
+    return any(name in _LANGUAGE_RULES for name, _ in rules)
 
 
 def followed(answer: str, rules: Rules) -> bool:

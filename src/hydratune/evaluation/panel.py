@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from hydratune import extras
 from hydratune.data.rows import Message, Row, stable_hash
-from hydratune.errors import ConfigError, DataError, Problem
-from hydratune.evaluation.instructions import known
+from hydratune.errors import ConfigError, DataError, Problem, refuse
+from hydratune.evaluation.instructions import known, needs_languages
 from hydratune.evaluation.retrieval import documents, pieces
 from hydratune.records.files import Json, read_jsonl
 from hydratune.settings.evaluation import ForgettingConfig
@@ -91,8 +92,12 @@ def load(config: ForgettingConfig) -> Panel:
 def check(config: ForgettingConfig) -> None:
     """Check the panel before anything is computed. Raises ``ConfigError`` and ``DataError``."""
     if config.measure:
-        for instruction in load(config).instructions:
+        instructions = load(config).instructions
+        for instruction in instructions:
             known(instruction.rules)
+        if any(needs_languages(instruction.rules) for instruction in instructions):
+            key = "evaluation.forgetting.measure"
+            refuse(extras.missing("py3langid", key, True))
 
 
 def _spread(items: list[T], most: int) -> list[T]:

@@ -8,6 +8,7 @@ from hydratune import metric_table
 from hydratune.console import console
 from hydratune.data.prepared import Prepared
 from hydratune.data.quality.findings import describe_places
+from hydratune.data.quality.skipped import describe_skipped
 from hydratune.data.sources.prepared import PreparedData
 from hydratune.evaluation.assess import can_be_shown
 from hydratune.experiment import compatibility
@@ -39,7 +40,7 @@ def quality(prepared: Prepared) -> dict[str, Json]:
         if check["count"]
     }
     repairs = {name: entry for name, entry in report["cleaning"].items() if entry["rows"]}
-    return {
+    facts: dict[str, Json] = {
         "prepared": report["fingerprint"],
         "source": report["source"],
         "quality": checks,
@@ -47,6 +48,9 @@ def quality(prepared: Prepared) -> dict[str, Json]:
         "left": {name: entry["rows"] for name, entry in repairs.items() if not entry["on"]},
         "left_out": report["left_out"],
     }
+    if "skipped" in report:
+        facts["skipped"] = report["skipped"]
+    return facts
 
 
 def print_notices(job: Job, base_warning: str) -> None:
@@ -77,6 +81,8 @@ def print_notices(job: Job, base_warning: str) -> None:
             " settings, shows the rows)",
             soft_wrap=True,
         )
+    if skipped := describe_skipped(job.prepared.report.get("skipped", {})):
+        console.print(f"[yellow]data checks {escape(skipped)}", soft_wrap=True)
     if base_warning:
         console.print(f"[yellow]{escape(base_warning)}", soft_wrap=True)
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from hydratune import extras
 from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.reader import Reader
 from hydratune.errors import ConfigError, Problem
@@ -221,6 +222,7 @@ def _from_pretrained(
 def _quantization(kind: Quantization, dtype: "torch.dtype") -> "BitsAndBytesConfig":
     from transformers import BitsAndBytesConfig
 
+    extras.require("bitsandbytes", f"model.quantization={kind}")
     if kind is Quantization.int8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

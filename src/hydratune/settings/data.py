@@ -4,13 +4,13 @@ The settings of each source are in its own module, in ``hydratune.data.sources``
 ``hydratune.data.cases``.
 """
 
-import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from hydratune import extras
 from hydratune.errors import Problem
 from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least, between
@@ -50,6 +50,17 @@ class Level(StrEnum):
     error = "error"  # training is refused
     warn = "warn"  # said and reported
     off = "off"  # not looked for
+
+
+_SPACY_MODEL = "en_core_web_lg"  # with which presidio finds names
+# check -> the module of the optional package that it needs
+PACKAGES_OF_CHECKS = {
+    "pii_phone": "phonenumbers",
+    "pii_card": "stdnum",
+    "pii_iban": "stdnum",
+    "language_mix": "py3langid",
+    "ungrounded": "text_to_num",
+}
 
 
 @dataclass
@@ -118,7 +129,7 @@ class QualityConfig:
     pii_iban: Level = Level.warn  # bank accounts
     pii_ip: Level = Level.warn  # IP addresses
     pii_ssn: Level = Level.warn  # US social security numbers
-    pii_names: Level = Level.off  # persons and places, by presidio: pip install "hydratune[pii]"
+    pii_names: Level = Level.off  # persons and places, by presidio: pip install 'hydratune[pii]'
     # the answer of an earlier row, and its request apart from case, marks and symbols
     exact_duplicates: Level = Level.warn
     near_duplicates: Level = Level.warn  # a request nearly that of an earlier row
@@ -137,14 +148,25 @@ class QualityConfig:
         if not 0.5 <= self.similarity <= 1:
             why = "must be in [0.5, 1]: below, most texts count as similar"
             yield Problem("data.quality.similarity", self.similarity, why, "usual: 0.8")
-        is_installed = importlib.util.find_spec("presidio_analyzer") is not None
-        if self.pii_names is not Level.off and not is_installed:
-            fix = (
-                'pip install "hydratune[pii]" and python -m spacy download en_core_web_lg, or set'
-                " it to off"
-            )
-            why = "presidio is not installed"
-            yield Problem("data.quality.pii_names", self.pii_names.value, why, fix)
+        if self.pii_names is not Level.off:
+            key = "data.quality.pii_names"
+            download = f"python -m spacy download {_SPACY_MODEL}, or set it to off"
+            for problem in extras.missing("presidio_analyzer", key, self.pii_names.value):
+                yield replace(problem, fix=f"{problem.fix} and {download}")
+            if extras.is_installed("presidio_analyzer") and not extras.is_installed(_SPACY_MODEL):
+                why = f"presidio needs the spaCy model {_SPACY_MODEL}, which is not installed"
+                yield Problem(key, self.pii_names.value, why, download)
+        for name, module in PACKAGES_OF_CHECKS.items():
+            if getattr(self, name) is Level.error:  # a warning is skipped, and that is said
+                yield from extras.missing(module, f"data.quality.{name}", Level.error.value)
+
+    def skipped(self) -> dict[str, str]:
+        """Return check -> module, for the checks that are on and whose package is missing."""
+        return {
+            name: module
+            for name, module in PACKAGES_OF_CHECKS.items()
+            if getattr(self, name) is not Level.off and not extras.is_installed(module)
+        }
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hydratune import metric_table
+from hydratune import extras, metric_table
 from hydratune.errors import Problem
 from hydratune.settings import own_metrics, packages
 from hydratune.settings.paths import path_setting
@@ -150,6 +150,8 @@ class EvaluationConfig:
             )
             fix = "set evaluation.run_code=true, or leave out the family code"
             yield Problem("evaluation.run_code", False, why, fix)
+        if "bleu" in self.metrics:
+            yield from extras.missing("sacrebleu", key, "bleu")
         if "json" in self.metrics and self.task is Task.text:
             why = "evaluation.task=text answers are not JSON objects"
             yield Problem(key, "json", why, "set evaluation.task=json")

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
+from hydratune import extras
 from hydratune.errors import HydratuneError, Problem
 from hydratune.settings.paths import path_setting
 
@@ -72,6 +73,9 @@ class ModelConfig:
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong with the settings, before the model is located."""
         yield from self.own_problems()
+        if self.quantization is not Quantization.none:
+            key = "model.quantization"
+            yield from extras.missing("bitsandbytes", key, self.quantization.value)
         template = self.chat_template
         if template not in (None, "plain", "tools") and not Path(str(template)).is_file():
             fix = "give a Jinja file, or plain, or tools, or null"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
+from hydratune import extras
 from hydratune.errors import Problem
 from hydratune.settings.ranges import at_least, between
 
@@ -52,6 +53,8 @@ class OptimizerConfig:
 
     # whether a step multiplies large matrices, so that several threads are worthwhile on a CPU
     multiplies_matrices: ClassVar[bool] = False
+    # an optional package (its module) that has the implementation
+    package: ClassVar[str | None] = None
 
     lr: float = 1e-3  # learning rate after the warm-up
     weight_decay: float = 0.0  # decoupled: a step subtracts lr * weight_decay * weight
@@ -83,6 +86,8 @@ class OptimizerConfig:
         yield from self._rate_problems(context)
         yield from self._group_problems()
         yield from self.own_problems(context)
+        if self.package is not None:
+            yield from extras.missing(self.package, "optimizer", getattr(self, "kind", ""))
         yield from self.accelerator_problems(context.accelerator)
 
     def own_problems(self, context: OptimizerContext) -> Iterator[Problem]:

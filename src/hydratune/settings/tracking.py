@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hydratune import extras
 from hydratune.errors import Problem
 from hydratune.settings.registry import variant
 
@@ -56,6 +57,9 @@ class TrackingConfig:
             yield Problem("tracking.log_predictions", True, why, fix)
         if self.mode in (TrackingMode.online, TrackingMode.offline):
             yield from self._name_problems()
+        # Lightning takes either of the two packages
+        if self.mode is TrackingMode.tensorboard and not extras.is_installed("tensorboard"):
+            yield from extras.missing("tensorboardX", "tracking.mode", self.mode.value)
 
     def _name_problems(self) -> Iterator[Problem]:
         """Yield what W&B would refuse of names when the run begins."""

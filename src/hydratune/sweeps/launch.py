@@ -16,6 +16,7 @@ from rich.table import Table
 from hydratune.comparison.outputs import end_of_sweep
 from hydratune.console import console, relative_path, section
 from hydratune.cores import cpu_count
+from hydratune.data.quality.skipped import describe_skipped, skipped_for_packages
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
 from hydratune.records.run_directory import alone
@@ -149,7 +150,9 @@ def _print_before_packs(
     halved: Collection[int],
     options: PackOptions,
 ) -> None:
-    """Say which jobs are skipped, which are tried again, and what halving does with seeds."""
+    """Say which jobs are skipped, which are tried again, what halving does with seeds, and which
+    data checks are skipped.
+    """
     if finished or halved:
         early = f", {len(halved)} stopped early by halving" if halved else ""
         console.print(
@@ -169,6 +172,11 @@ def _print_before_packs(
             " over the jobs that were not stopped early",
             soft_wrap=True,
         )
+    skipped: dict[str, str] = {}
+    for job in jobs:
+        skipped |= skipped_for_packages(job.settings.data)
+    if skipped:  # the terminal of a job in a pack is its run.log
+        console.print(f"[yellow]data checks {escape(describe_skipped(skipped))}", soft_wrap=True)
 
 
 def _reset_tries(jobs: Sequence[PlannedJob]) -> None:

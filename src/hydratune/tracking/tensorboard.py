@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from hydratune.errors import ConfigError, Problem
 from hydratune.settings.registry import flat
 from hydratune.tracking.tracker import NoTracker
 
@@ -16,18 +15,10 @@ class TensorBoardTracker(NoTracker):
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
-        """Create the event files in ``folder``/tensorboard.
-
-        Raises ``ConfigError`` if no writer of event files is installed.
-        """
+        """Create the event files in ``folder``/tensorboard."""
         from lightning.pytorch.loggers import TensorBoardLogger
 
-        try:
-            logger = TensorBoardLogger(folder, name="tensorboard", version="")
-        except ModuleNotFoundError:
-            why = "TensorBoard's writer is not installed"
-            fix = "pip install 'hydratune[tensorboard]'"
-            raise ConfigError([Problem("tracking.mode", "tensorboard", why, fix)]) from None
+        logger = TensorBoardLogger(folder, name="tensorboard", version="")
         self._writer = logger
         self.logger = logger
         self.hint = f"tensorboard --logdir {folder}"

@@ -57,6 +57,8 @@ class Inspection:
         self.answer_length = array("q")  # characters
         self.language_numbers: dict[str | None, int] = {None: 0}
         self.language = array("h")
+        is_on = self.config.language_mix is not Level.off
+        self.finds_languages = is_on and "language_mix" not in self.config.skipped()
 
         # Known once the rows are divided:
         self.given: set[Side] = set()  # the splits that the source has itself
@@ -86,7 +88,7 @@ class Inspection:
         self.labels.see(row, is_json)
         self.endings.see("" if is_json else row.answer)
         self.answer_length.append(len(row.answer))
-        if self.config.language_mix is not Level.off:
+        if self.finds_languages:
             language = detect_language(request(row))
             self.language.append(
                 self.language_numbers.setdefault(language, len(self.language_numbers))

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from hydratune import extras
 from hydratune.data.rows import Row
+from hydratune.settings.data import PACKAGES_OF_CHECKS
 
 if TYPE_CHECKING:
     from presidio_analyzer import AnalyzerEngine
@@ -157,12 +159,39 @@ def mask(hit: str) -> str:
     return hit[:1] + re.sub(r"[^\W_]+|_+", "•••", hit[1:])
 
 
+def _matches(pattern: re.Pattern[str]) -> Finder:
+    """Return a finder of whatever looks like ``pattern``, without any verification."""
+
+    def find(text: str) -> str | None:
+        match = pattern.search(text)
+        return match[0] if match else None
+
+    return find
+
+
+@lru_cache(maxsize=1)
+def _masking_finders() -> tuple[Finder, ...]:
+    """Return the finders for masking.
+
+    Where a package that verifies a number is not installed, all that looks like one is masked.
+    """
+    unverified = {
+        "pii_phone": _matches(_PHONE_LIKE),
+        "pii_card": _matches(_DIGITS),
+        "pii_iban": _matches(_IBAN),
+    }
+    absent = {name for name in unverified if not extras.is_installed(PACKAGES_OF_CHECKS[name])}
+    return tuple(
+        unverified[name] if name in absent else find for name, find in _FAST_FINDERS.items()
+    )
+
+
 def mask_all(text: str) -> str:
     """Mask everything in ``text`` that a finder finds.
 
     Names of persons, which need a slow model, stay.
     """
-    for find in _FAST_FINDERS.values():
+    for find in _masking_finders():
         while hit := find(text):  # a masked hit is no longer found
             text = text.replace(hit, mask(hit))
     return text

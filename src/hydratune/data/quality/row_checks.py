@@ -165,7 +165,7 @@ def _schema_check(schema: Mapping[str, object]) -> RowCheck:
 
 
 def row_checks(config: QualityConfig, schema: Mapping[str, object] | None) -> dict[str, RowCheck]:
-    """Return the checks of one row that are switched on."""
+    """Return the checks of one row that are switched on and whose packages are installed."""
     texts_of = _TextsOfRow()
     checks: dict[str, RowCheck] = {
         "encoding": check_encoding,
@@ -178,8 +178,11 @@ def row_checks(config: QualityConfig, schema: Mapping[str, object] | None) -> di
     }
     if schema is not None:
         checks["schema"] = _schema_check(schema)
+    skipped = config.skipped()
     return {
-        name: check for name, check in checks.items() if level_of(config, name) is not Level.off
+        name: check
+        for name, check in checks.items()
+        if level_of(config, name) is not Level.off and name not in skipped
     }
 
 

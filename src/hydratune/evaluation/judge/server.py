@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from hydratune import extras
 from hydratune.console import console, progress
-from hydratune.errors import ConfigError, Problem, RunError
+from hydratune.errors import ConfigError, Problem, RunError, refuse
 from hydratune.evaluation.judge.client import Budget, OnReply, Reply, TimeLimit
 from hydratune.evaluation.judge.questions import Question
 from hydratune.settings.judge import AskingConfig
@@ -244,11 +245,9 @@ class Server:
 
 
 def _import_client(config: AskingConfig) -> ModuleType:
-    try:
-        import openai
-    except ImportError:
-        why, fix = "the openai package is missing", "pip install 'hydratune[judge]'"
-        raise ConfigError([Problem("judge", config.judge, why, fix)]) from None
+    refuse(extras.missing("openai", "judge", config.judge))
+    import openai
+
     return openai
 
 

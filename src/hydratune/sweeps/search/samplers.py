@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from hydratune import extras
 from hydratune.errors import ConfigError, Problem
 from hydratune.sweeps.search.distinct import DistinctSampler, size_of_space
 from hydratune.sweeps.search.objectives import SearchObjective
@@ -90,7 +91,8 @@ def _problems_of_numbers(settings: SearchSettings) -> list[Problem]:
 def _problems_of_cmaes(
     dimensions: Sequence[Dimension], objectives: Sequence[SearchObjective]
 ) -> list[Problem]:
-    key, problems = "hydra.sweeper.sampler", []
+    key = "hydra.sweeper.sampler"
+    problems = list(extras.missing("cmaes", key, "cmaes"))
     if len(objectives) > 1:
         fix = "give one objective, or set hydra.sweeper.sampler=nsgaii or tpe"
         problems.append(Problem(key, "cmaes", "it optimises one objective only", fix))

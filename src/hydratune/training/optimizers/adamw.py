@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hydratune.errors import Problem
 from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext, betas_problems
@@ -52,6 +52,8 @@ class AdamW8bitOptimizer(AdamWOptimizer):
     They take a quarter of the memory.
     """
 
+    package: ClassVar[str | None] = "bitsandbytes"
+
     kind: str = "adamw_8bit"
 
     def build(self, model: "torch.nn.Module") -> "torch.optim.Optimizer":
@@ -67,6 +69,8 @@ class PagedAdamWOptimizer(AdamWOptimizer):
 
     arXiv:2305.14314, bitsandbytes.
     """
+
+    package: ClassVar[str | None] = "bitsandbytes"
 
     kind: str = "paged_adamw"
 

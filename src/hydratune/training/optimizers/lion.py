@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hydratune.errors import Problem
 from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext, betas_problems
@@ -19,6 +19,8 @@ class LionOptimizer(OptimizerConfig):
 
     It needs a learning rate 3 to 10 times smaller than AdamW's.
     """
+
+    package: ClassVar[str | None] = "bitsandbytes"
 
     kind: str = "lion"
     # weight of the average in the update, and its decay
