@@ -64,13 +64,12 @@ def test_a_setting_is_explained(hydratune: Command, word: str, parts: list[str])
         assert part in " ".join(text.split())
 
 
-def test_every_setting_can_be_explained() -> None:
+@pytest.mark.parametrize("group", sorted(all_variants()))
+def test_a_setting_of_every_group_can_be_explained(group: str) -> None:
     from hydratune.composition.listing import explain_setting
 
-    for group, variants in all_variants().items():
-        for kind in variants.values():
-            for setting in settings_of(kind)[:4]:
-                assert f"{group}.{setting.name}\n" in explain_setting(f"{group}.{setting.name}")
+    setting = settings_of(list(all_variants()[group].values())[0])[0]
+    assert f"{group}.{setting.name}\n" in explain_setting(f"{group}.{setting.name}")
 
 
 @pytest.mark.parametrize(
