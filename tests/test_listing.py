@@ -68,7 +68,7 @@ def test_a_setting_is_explained(hydratune: Command, word: str, parts: list[str])
 def test_a_setting_of_every_group_can_be_explained(group: str) -> None:
     from hydratune.composition.listing import explain_setting
 
-    setting = settings_of(list(all_variants()[group].values())[0])[0]
+    setting = settings_of(next(iter(all_variants()[group].values())))[0]
     assert f"{group}.{setting.name}\n" in explain_setting(f"{group}.{setting.name}")
 
 
