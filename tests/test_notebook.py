@@ -31,6 +31,12 @@ def shown(outputs: Any) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_notebook_runs(tmp_path: Path) -> None:
     cells = execute(tmp_path, "tiny")
+    (training,) = (out for source, out in cells.items() if source.startswith("common ="))
+    printed = "".join(output.text for output in training if output.get("name") == "stdout")
+    assert printed.count("read as prompt/completion") == 1  # every line once, as plain text
+    assert "\x1b" not in printed and not [o for o in training if "data" in o]
+    (swept,) = (out for source, out in cells.items() if source.startswith("swept ="))
+    assert "pack 1 of 1" in shown(swept) and "\\u001b" not in shown(swept)
     (table,) = (out for source, out in cells.items() if source.startswith("run.metrics"))
     assert "eval/field_f1" in shown(table)
     (summary,) = (out for source, out in cells.items() if source == "run")

@@ -116,7 +116,15 @@ def discard_output() -> None:
 
 _FILE_WIDTH = 110  # columns, where the output is a log file, which has no width of its own
 _HAS_WIDTH = sys.stdout.isatty() or "COLUMNS" in os.environ
-console = _Terminal(highlight=False, width=None if _HAS_WIDTH else _FILE_WIDTH)
+# In a notebook, plain text: one output of a cell instead of one for every line. Its kernel asks
+# programs for colours (FORCE_COLOR), as if it was a terminal.
+_IS_NOTEBOOK = "ipykernel" in sys.modules
+console = _Terminal(
+    highlight=False,
+    width=None if _HAS_WIDTH else _FILE_WIDTH,
+    force_jupyter=False,
+    force_terminal=False if _IS_NOTEBOOK else None,
+)
 _PLAIN_INTERVAL = 15.0  # seconds between two progress lines where there is no terminal
 _LEAST_FRACTION = 0.02  # of the work that must be done before the remaining time is estimated
 _UNKNOWN_TOTAL = -1  # steps
@@ -157,7 +165,9 @@ StageListener = Callable[[Stage], None]
 @contextmanager
 def redirect_output(stream: IO[str], listener: StageListener) -> Iterator[None]:
     """Send what this thread prints to ``stream``, and the progress of its work to ``listener``."""
-    _thread.console = _EscapingConsole(file=stream, highlight=False, width=_FILE_WIDTH)
+    _thread.console = _EscapingConsole(
+        file=stream, highlight=False, width=_FILE_WIDTH, force_jupyter=False
+    )
     _thread.listener = listener
     try:
         yield
@@ -188,6 +198,7 @@ def copied_output(write: Callable[[str], object]) -> Iterator[None]:
         highlight=False,
         width=_FILE_WIDTH,
         force_terminal=False,
+        force_jupyter=False,
         no_color=True,
     )
     if getattr(_thread, "console", None) is not None:

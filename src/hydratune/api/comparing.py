@@ -41,7 +41,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """The best run and what is statistically indistinguishable from it, in sentences."""
-        return "\n".join([*verdict(self._compared), *self._compared.notes])
+        sentences = "\n".join([*verdict(self._compared), *self._compared.notes])
+        return sentences.replace(f"{Path.cwd()}/", "")
 
     @property
     def best(self) -> Run | None:

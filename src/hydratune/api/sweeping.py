@@ -1,5 +1,6 @@
 """``hydratune.sweep``: several runs, as ``hydratune train -m`` makes them."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from hydratune.settings.overrides import value_text
 if TYPE_CHECKING:
     from hydratune.api.rows import Rows
 
+# by which a notebook asks programs for colours and live tables, as if it was a terminal
+_TERMINAL_VARIABLES = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 _KEPT = 40  # last lines of the output, in which an error is found
 
 
@@ -88,9 +91,15 @@ def _name(words: list[str]) -> str:
 def _run_command(words: list[str]) -> None:
     """Run a command in a process of its own, and print its output as it comes."""
     command = [sys.executable, "-m", "hydratune", *words]
+    environment = {k: v for k, v in os.environ.items() if k not in _TERMINAL_VARIABLES}
     last: deque[str] = deque(maxlen=_KEPT)
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        env=environment,
     ) as process:
         assert process.stdout is not None
         try:

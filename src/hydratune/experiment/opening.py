@@ -78,7 +78,7 @@ def _print_opening(job: Job, record: RunDirectory) -> None:
         f"rows: {counts}; {counted(splits['train']['tokens'], 'training token')},"
         f" {splits['train']['trained_tokens']:,} of them trained"
     )
-    console.print(f"scored as {job.test_set.task.value}; record: {escape(str(record.path))}")
+    console.print(f"scored as {job.test_set.task.value}; record: {escape(str(record.shown))}")
 
 
 def _data_page(job: Job) -> str:
