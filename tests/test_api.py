@@ -122,6 +122,8 @@ def test_a_program_that_uses_hydra_itself_keeps_its_state() -> None:
         ("optimizer.lr=abc trainer.max_epochs=0", ConfigError, ["optimizer.lr", "max_epochs"]),
         ("optimzer.lr=1", ConfigError, ["did you mean optimizer.lr?"]),
         ("seed=1,2", ConfigError, ["hydratune.sweep(...) runs a sweep"]),
+        ("optimizer.lr=[1e-3,1e-2]", ConfigError, ["hydratune.sweep(...) runs a sweep over"]),
+        ("name=don't", InputError, ["No closing quotation", "close the quote"]),
         ("optimizer.lr=range(1,3)", ConfigError, ["hydratune.sweep(...) runs a sweep"]),
         ("-m seed=1,2", InputError, ["hydratune.sweep(...) runs a sweep"]),
     ],
@@ -140,7 +142,7 @@ def test_wrong_settings_are_refused_with_advice_for_python(
     [
         ([], "the train rows are empty"),
         ("x.jsonl", "data=files data.train=FILE"),
-        ([1, 2], "train row 1 is a int"),
+        ([1, 2], "train row 1 is of the type int"),
         ({"valid": TABLE}, "a mapping with valid"),
         ({"train": TABLE, "dev": TABLE}, "a mapping with dev"),
         ([{"prompt": object(), "completion": "x"}], "row 1 holds a value that JSON cannot hold"),
@@ -158,6 +160,59 @@ def test_rows_beside_another_data_set_are_refused() -> None:
             hydratune.compose(settings, data=TABLE)
     with pytest.raises(InputError, match=r"hydratune.compose\(..., data=...\)"):
         hydratune.train(hydratune.compose("model=tiny"), data=TABLE)
+
+
+def test_values_of_a_mapping_are_those_of_python() -> None:
+    import numpy
+
+    from hydratune.settings.data import Overlength
+
+    config = hydratune.compose(
+        {
+            "model": "tiny",
+            "optimizer.lr": numpy.float64(2e-3),
+            "seed": numpy.int64(3),
+            "data.overlength": Overlength.error,
+            "adapter.target_modules": ["q_proj", "v_proj"],
+            "model.chat_template": None,
+        }
+    )
+    assert (config.optimizer.lr, config.seed) == (2e-3, 3)
+    assert config.data.overlength is Overlength.error
+    Path("own folder").mkdir()
+    file = Path("own folder") / "a, b.jsonl"
+    file.write_text(json.dumps(TABLE[0]) + "\n")
+    data: Any = hydratune.compose({"data": "files", "data.train": file}).data
+    assert data.train == str(file)
+    with pytest.raises(InputError, match="optimizer: a set is no value"):
+        hydratune.compose({"optimizer": {1}})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [TABLE, pandas.DataFrame(TABLE), 5, None, [1, 2]],
+    ids=lambda kind: type(kind).__name__,
+)
+def test_rows_in_the_place_of_settings_are_refused(settings: Any) -> None:
+    with pytest.raises(InputError, match=r"rows are given as data=\.\.\."):
+        hydratune.compose(settings)
+
+
+def test_a_list_in_a_mapping_is_a_sweep_or_the_value_of_a_list() -> None:
+    from hydratune.api.composing import words_of
+
+    settings = {
+        "optimizer.lr": [1e-3, 1e-2],
+        "adapter.r": "4,16",
+        "adapter.target_modules": ["q_proj"],
+        "seed": 1,
+    }
+    assert words_of(settings, is_sweep=True) == [
+        "optimizer.lr=0.001,0.01",
+        "adapter.r=4,16",
+        'adapter.target_modules=["q_proj"]',
+        "seed=1",
+    ]
 
 
 def test_tables_of_all_kinds_become_the_same_files() -> None:
@@ -332,8 +387,10 @@ def test_an_interrupted_run_is_saved_and_resumed(run: hydratune.Run) -> None:
     with pytest.raises(KeyboardInterrupt):
         hydratune.train(config, callbacks=[callback], directory=place)
     assert hydratune.Run(place).state == "stopped"
-    with pytest.raises(RunError, match="is stopped and has no metrics"):
+    with pytest.raises(RunError, match=r"is stopped.* and has no metrics"):
         hydratune.Run(place).metrics  # noqa: B018
+    with pytest.raises(InputError, match=r"no run has finished \(1 stopped\)"):
+        hydratune.compare(place)
     callback.armed = False
     resumed = hydratune.train(config, callbacks=[callback], directory=place)
     assert resumed.state == "finished" and list(resumed.history["step"]) == list(
@@ -383,6 +440,13 @@ def test_places_without_runs_are_refused(place: Path) -> None:
         hydratune.Sweep(place)
     with pytest.raises(InputError, match="no such directory"):
         hydratune.load_runs("nowhere")
+    for wrong in (None, 5):
+        with pytest.raises(InputError, match="give a run directory"):
+            hydratune.Run(wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="give a folder, a sweep"):
+            hydratune.compare(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="give one folder"):
+        hydratune.load_runs(["outputs"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no run is given"):
         hydratune.compare([])
     with pytest.raises(InputError, match="confidence = 95"):

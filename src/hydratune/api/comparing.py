@@ -1,5 +1,6 @@
 """``hydratune.compare``: rank runs, and say which differences are statistically significant."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from hydratune.comparison.criterion import parse_criterion
 from hydratune.comparison.fronts import measured_metrics
 from hydratune.comparison.verdict import verdict
 from hydratune.errors import InputError
+from hydratune.wording import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -64,7 +66,7 @@ class Comparison:
         show_page(self.write(), height)
 
     def __repr__(self) -> str:
-        return f"Comparison of {len(self._compared.runs)} runs\n{self.verdict}"
+        return f"Comparison of {counted(len(self._compared.runs), 'run')}\n{self.verdict}"
 
 
 def compare(
@@ -84,6 +86,8 @@ def compare(
 
     Raises ``InputError`` if there are no runs, or none has the metric.
     """
+    if not isinstance(runs, str | Path | Iterable) and not hasattr(runs, "path"):
+        raise InputError(f"runs = {runs!r}: give a folder, a sweep, or a list of runs or folders")
     single = isinstance(runs, str | Path) or hasattr(runs, "path")
     every = [runs] if single else list(runs)  # type: ignore[arg-type]  # not a single one
     folders = [Path(getattr(own, "path", own)).expanduser() for own in every]  # type: ignore[arg-type]
@@ -93,7 +97,12 @@ def compare(
         raise InputError(f"confidence = {confidence}: give a number between 0 and 1, such as 0.95")
     collected = collect_runs(folders)
     has_finished = any(run.objective is not None for run in collected)
-    by = parse_criterion(metric, mode, measured_metrics(collected) if has_finished else None)
+    if not has_finished:
+        states = ", ".join(
+            f"{count} {state}" for state, count in Counter(r.state for r in collected).items()
+        )
+        raise InputError(f"compare: no run has finished ({states})")
+    by = parse_criterion(metric, mode, measured_metrics(collected))
     compared = compare_runs(collected, by, confidence=confidence)
     place = folders[0] if len(folders) == 1 else Path("outputs")
     return Comparison(compared, place / "comparison")

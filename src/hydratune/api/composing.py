@@ -1,7 +1,8 @@
 """Settings from Python: the groups, options and checks of the command line."""
 
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from hydratune.adapters.folder import use_saved_settings
 from hydratune.api.rows import write_rows
 from hydratune.composition.arguments import check_settings, read_arguments
-from hydratune.composition.hydra_settings import ADD_M
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
+from hydratune.composition.suggestions import setting_type
 from hydratune.errors import ConfigError, HydratuneError, InputError
 from hydratune.settings.commands import COMMANDS, CommandConfig, TrainConfig
 from hydratune.settings.overrides import value_text
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # as on the command line, in one text or a list of words; or a mapping from settings to values
 Settings: TypeAlias = str | Sequence[str] | Mapping[str, object]
+
+_FLAG_M = re.compile(r"(?<!\S)-m(?!\S)")  # in advice for the command line
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,20 @@ def compose(
     return config
 
 
-def words_of(settings: Settings, data: "Rows | None" = None) -> list[str]:
+def words_of(
+    settings: Settings, data: "Rows | None" = None, *, is_sweep: bool = False
+) -> list[str]:
     """Return ``settings`` as overrides of Hydra, with those that name the files of ``data``.
 
-    Raises ``InputError`` for flags, and for two data sets.
+    ``is_sweep``: a list in a mapping stands for the values of a sweep, unless the setting is a
+    list itself. Raises ``InputError`` for flags, for what is no setting, and for two data sets.
     """
     if isinstance(settings, str):
-        words = shlex.split(settings)
+        words = _split(settings)
     elif isinstance(settings, Mapping):
-        words = [f"{key}={value_text(key, value)}" for key, value in settings.items()]
+        words = [f"{key}={_typed_value(key, value, is_sweep)}" for key, value in settings.items()]
     else:
-        words = [str(word) for word in settings]
+        words = _listed(settings)
     arguments = read_arguments(words)
     if arguments.flags:
         raise InputError(
@@ -87,6 +93,39 @@ def words_of(settings: Settings, data: "Rows | None" = None) -> list[str]:
         )
     words = list(arguments.settings)
     return words if data is None else [*_words_of_data(words), *_files(data)]
+
+
+def _split(text: str) -> list[str]:
+    """Return the words of a text as a shell splits them; Python's comments are left out."""
+    try:
+        return shlex.split(text, comments=True)
+    except ValueError as error:
+        raise InputError(
+            f"settings = {text[:60]!r}: {error}; close the quote, or give a list of settings, each"
+            " of which is taken as it stands"
+        ) from None
+
+
+def _listed(settings: object) -> list[str]:
+    """Return settings that are listed. Raises ``InputError`` for anything else, such as rows."""
+    is_table = hasattr(settings, "columns") or hasattr(settings, "column_names")
+    listed = list(settings) if isinstance(settings, Iterable) and not is_table else None
+    if listed is None or not all(isinstance(word, str) for word in listed):
+        raise InputError(
+            f"settings = a {type(settings).__name__}: give a text such as"
+            ' "model=tiny optimizer.lr=1e-3", a list of such texts or a mapping; rows are given as'
+            " data=..."
+        )
+    return listed
+
+
+def _typed_value(key: str, value: object, is_sweep: bool) -> str:
+    """Return the value of a setting in a mapping as it is typed."""
+    if not is_sweep:
+        return value_text(key, value)
+    if isinstance(value, list | tuple) and "list" not in setting_type(key):
+        return ",".join(value_text(key, part) for part in value)
+    return value if isinstance(value, str) else value_text(key, value)
 
 
 def _words_of_data(words: Sequence[str]) -> list[str]:
@@ -134,8 +173,8 @@ def _for_python(error: HydratuneError) -> HydratuneError:
         return error
     return ConfigError(
         [
-            replace(problem, fix="hydratune.sweep(...) runs a sweep")
-            if problem.fix.startswith(ADD_M)
+            replace(problem, fix="give one value; hydratune.sweep(...) runs a sweep over several")
+            if _FLAG_M.search(problem.fix)
             else problem
             for problem in error.problems
         ]

@@ -62,8 +62,8 @@ def _lines(table: "Table", split: str) -> Iterator[str]:
     for number, record in enumerate(_records(table), 1):
         if not isinstance(record, Mapping):
             raise InputError(
-                f"data: {split} row {number} is a {type(record).__name__}: give a mapping from"
-                " columns to values, such as {'prompt': ..., 'completion': ...}"
+                f"data: {split} row {number} is of the type {type(record).__name__}: give a mapping"
+                " from columns to values, such as {'prompt': ..., 'completion': ...}"
             )
         plain = {str(column): value for column, value in record.items()}
         try:
@@ -107,7 +107,7 @@ def _plain(value: object) -> object:
         return dict(value)
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         return list(value)
-    raise TypeError(f"a {type(value).__name__}")
+    raise TypeError(f"of the type {type(value).__name__}")
 
 
 def _without_nan(value: Any) -> Any:

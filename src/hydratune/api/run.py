@@ -39,6 +39,8 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         """Open the run directory ``path``. Raises ``RunError`` if it holds no run."""
+        if not isinstance(path, str | Path):
+            raise InputError(f"path = {path!r}: give a run directory, such as outputs/NAME/TIME")
         self.path = Path(path).expanduser().absolute()
         self._record = RunDirectory(self.path)
         if not self._record.status_file.is_file():
@@ -154,12 +156,20 @@ class Run:
     def show(self, height: int = _PAGE_HEIGHT) -> None:
         """Show the page of the run in a notebook; elsewhere, print where it is."""
         if not self.report.is_file():
-            raise RunError(f"{self.report}: no such file; the run has not ended")
+            raise RunError(
+                f"{self.report}: no such file; the run is {self.state}, and its report is written at"
+                " the end"
+            )
         show_page(self.report, height)
 
     def _metrics(self) -> RunMetrics:
         if not self._record.metrics_file.is_file():
-            raise RunError(f"{self.path}: the run is {self.state} and has no metrics")
+            why = self._record.read_status().error
+            reason = f" ({why})" if why else ""
+            raise RunError(
+                f"{self.path}: the run is {self.state}{reason} and has no metrics; the same"
+                " settings with directory=... resume it"
+            )
         return RunMetrics.read(self._record.metrics_file)
 
     def __repr__(self) -> str:
@@ -186,6 +196,8 @@ def load_runs(folder: str | Path) -> list[Run]:
     """
     from hydratune.comparison.collect import collect_runs
 
+    if not isinstance(folder, str | Path):
+        raise InputError(f"folder = {folder!r}: give one folder, such as outputs/")
     found = collect_runs([Path(folder).expanduser()])
     runs = [Run(run.path) for run in found if (run.path / RunFile.status).is_file()]
     if not runs:

@@ -61,7 +61,8 @@ def sweep(
     sweep, started again, runs only what is missing.
 
     Args:
-        settings: as on the command line: ``"optimizer.lr=1e-4,1e-3 adapter.r=4,16"``.
+        settings: as on the command line: ``"optimizer.lr=1e-4,1e-3 adapter.r=4,16"``, or a mapping
+            ``{"optimizer.lr": [1e-4, 1e-3], "adapter.r": [4, 16]}``.
         data: rows in memory, see ``train``.
         directory: of the sweep; by default one below ``outputs`` that is the same for the same
             settings.
@@ -69,7 +70,7 @@ def sweep(
     Raises ``InputError`` if settings are wrong (nothing was run), ``SweepError`` if runs failed,
     ``KeyboardInterrupt`` if the sweep is interrupted; what was trained is saved.
     """
-    words = words_of(settings, data)
+    words = words_of(settings, data, is_sweep=True)
     own = next((word for word in words if word.startswith("hydra.sweep.dir=")), None)
     if own is not None and directory is not None:
         raise InputError(f"directory: {own} names another; leave one of them out")

@@ -17,7 +17,6 @@ from hydratune.settings.commands import COMMANDS
 
 LAUNCHERS = ("pack", "process")  # those of hydra_plugins.hydratune_launcher
 RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-ADD_M = "add -m for a sweep"  # how advice begins
 _OF_SWEEPS = ("hydra.launcher", "hydra.sweeper", "hydra.sweep.")
 
 
@@ -88,5 +87,5 @@ def fix_of_sweep(setting: str, command: str, *, search: bool = False) -> str:
             f"hydratune {command} runs once: {'leave it out' if is_of_sweeps else 'give one value'}"
         )
     sweeper = " hydra/sweeper=random" if search else ""
-    fix = f"{ADD_M}: -m{sweeper} {shlex.quote(setting)}"
+    fix = f"add -m for a sweep: -m{sweeper} {shlex.quote(setting)}"
     return f"{fix}; or leave it out" if is_of_sweeps else fix

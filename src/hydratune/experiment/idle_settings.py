@@ -70,7 +70,7 @@ def without_effect(settings: TrainConfig, overrides: Sequence[str]) -> Iterator[
             continue
         if reason := idle_reason(settings, key):
             advice = remedy(settings, key)
-            fix = f"; {shlex.quote(advice)} gives it one" if advice else ""
+            fix = f"; to use it, set {shlex.quote(advice)}" if advice else ""
             yield f"{override} has no effect: {reason}{fix}"
 
 

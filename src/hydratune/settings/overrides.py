@@ -1,12 +1,16 @@
 """Settings as they are typed in a shell, for commands that messages print."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
+from enum import Enum
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
+
+from hydratune.errors import InputError
 
 
 def typed_overrides(overrides: object) -> list[str]:
@@ -66,11 +70,11 @@ def value_text(key: str, value: object) -> str:
     """Return a value as it stands in an override of Hydra.
 
     A text is read as if it was typed, as with W&B's own agent: ``1e-4``, which YAML reads as a
-    text, is a number.
+    text, is a number. Raises ``InputError`` for an object that is no value of a setting.
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Enum):
         return value if _is_plain(f"{key}={value}") else quoted_value(value)
-    return _nested_text(value)
+    return _nested_text(key, value)
 
 
 def _is_plain(override: str) -> bool:
@@ -81,11 +85,24 @@ def _is_plain(override: str) -> bool:
         return False
 
 
-def _nested_text(value: object) -> str:
+def _nested_text(key: str, value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, os.PathLike):
+        return value_text(key, os.fspath(value))
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_nested_text(v)}" for key, v in value.items()) + "}"
+        return "{" + ",".join(f"{k}:{_nested_text(key, v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_nested_text, value)) + "]"
-    return quoted_value(value) if isinstance(value, str) else repr(value)
+        return "[" + ",".join(_nested_text(key, part) for part in value) + "]"
+    if isinstance(value, str):
+        return quoted_value(value)
+    if hasattr(value, "item") and hasattr(value, "dtype") and getattr(value, "ndim", 0) == 0:
+        return _nested_text(key, value.item())  # a number of NumPy
+    if isinstance(value, int | float):
+        return repr(value)
+    raise InputError(
+        f"{key}: a {type(value).__name__} is no value of a setting; give a text, a number, true or"
+        " false, None, or lists and mappings of these"
+    )
