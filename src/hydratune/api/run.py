@@ -157,8 +157,8 @@ class Run:
         """Show the page of the run in a notebook; elsewhere, print where it is."""
         if not self.report.is_file():
             raise RunError(
-                f"{self.report}: no such file; the run is {self.state}, and its report is written at"
-                " the end"
+                f"{self.report}: no such file; the run is {self.state}, and its report is written"
+                " at the end"
             )
         show_page(self.report, height)
 
