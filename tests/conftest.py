@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets 80: tables would be wrapped otherwise
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "disabled")  # tests that want W&B files say so
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

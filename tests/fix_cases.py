@@ -361,9 +361,9 @@ NOT_TYPED: dict[str, str] = {
             "api.loaded_model:_check_place",  # these of Python: test_api.py
             "api.training:_check",
             "settings.own_metrics:problems",  # test_extending.py
-            "evaluation.constrained:library",
             "evaluation.families:family",  # these of packages: test_extending.py
             "extensions:metric",
+            "extras:missing",
             "settings.packages:load",
             "settings.packages:of_two",
             "settings.registry:_refuse_second",
@@ -373,7 +373,6 @@ NOT_TYPED: dict[str, str] = {
             "training.callbacks:_create",
             "training.callbacks:_factory",
             "training.callbacks:_no_callback",
-            "evaluation.judge.server:_import_client",
             "evaluation.judge.server:_read_key",
             "models.sources.hub:HubModel.loading_error",
             "models.sources.wheel:WheelModel.own_problems",
@@ -381,7 +380,6 @@ NOT_TYPED: dict[str, str] = {
             "models.sources.wheel:_verify",
             "settings.judge:AskingConfig.asking_problems",
             "settings.secrets:secret_problems",
-            "tracking.tensorboard:TensorBoardTracker.__init__",
             "training.elementwise:elementwise_for",
         ),
         _OTHER,

@@ -36,7 +36,7 @@ def refused(hydratune: Command, *settings: str) -> str:
     for command, place in (("train", "hydra.run.dir=run"), ("prepare", "output=out")):
         code, text = hydratune(command, *QUICK, *settings, place)
         assert code == 2, (command, text)
-        messages.append(text.split(f"hydratune {command}: ")[1])
+        messages.append(text.rpartition(f"hydratune {command}: ")[2])
         assert not Path("out/train.parquet").exists()
         shutil.rmtree("out", ignore_errors=True)
         shutil.rmtree("run", ignore_errors=True)

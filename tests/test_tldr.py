@@ -83,7 +83,7 @@ def test_examples_of_pages_are_added_where_they_stand_alone(tmp_path: Path) -> N
 
 
 def test_request_and_command_files_that_do_not_match_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"all\.cm: 1 commands for the 2 requests"):
+    with pytest.raises(DataError, match=r"all\.cm: 1 command for the 2 requests"):
         rows_of(TechSupportData(path=request_files(tmp_path, "a\nb\n", "ls\n")))
     with pytest.raises(DataError, match=r"all\.cm:2: an empty line"):
         rows_of(TechSupportData(path=request_files(tmp_path, "a\nb\nc\n", "ls\n\nls\n")))
