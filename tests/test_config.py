@@ -262,6 +262,10 @@ def test_setting_of_another_kind_names_the_kind() -> None:
     assert "data=files data.train=my.jsonl" in problems("data=my.jsonl")["data"]
 
 
+def test_settings_of_a_wrong_option_are_not_reported_beside_it() -> None:
+    assert list(problems("data=pears", "data.file=x", "optimizer.lr=a")) == ["data", "optimizer.lr"]
+
+
 def test_mistyped_overrides_say_how_to_write_them() -> None:
     assert "KEY=VALUE" in problems("optimizer.lr")["optimizer.lr"]
     assert "quote" in problems("data.schema_file={~")["data.schema_file"]
