@@ -1,6 +1,7 @@
 """Fixtures: an empty cache, no network, a tiny real model, and the command line in this process."""
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets 80: tables would be wrapped otherwise
+
+# Python would look through all modules of torch and transformers again and again
+gc.set_threshold(50_000, 20, 50)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "disabled")  # tests that want W&B files say so

@@ -18,7 +18,6 @@ from hydratune.evaluation.generation import answer
 from hydratune.models import compute, loading, varlen
 from hydratune.models.attention import NAME
 from hydratune.models.compute import Compute
-from hydratune.settings.commands import register_commands
 from hydratune.sweeps.pack import count_computing_threads
 from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.training.objective import Objective
@@ -107,14 +106,14 @@ def computing_threads(folder: Path, *names: str) -> int:
 
 
 def test_a_pack_on_a_gpu_has_one_computing_thread(two_gpus: list[Any], tmp_path: Path) -> None:
-    register_commands()
+
     assert computing_threads(store_job_settings(tmp_path, "trainer=gpu"), "done", "0") == 1
     assert computing_threads(store_job_settings(tmp_path, "trainer=auto"), "0") == 1
     assert computing_threads(store_job_settings(tmp_path, "trainer=cpu"), "0") == 16
 
 
 def test_a_pack_without_a_gpu_has_a_thread_per_core(tmp_path: Path) -> None:
-    register_commands()
+
     assert computing_threads(store_job_settings(tmp_path), "0") == 16
     # its jobs ask for a GPU that does not exist
     assert computing_threads(store_job_settings(tmp_path, "trainer=gpu"), "0") == 16

@@ -8,10 +8,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from hydra_plugins import hydratune_sweeper
-from hydratune.composition import package_options
+from hydratune.composition import package_options, schemas
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
-from hydratune.settings.commands import register_commands
 
 _FOLDERS = (Path(__file__).parents[3] / "conf", Path(__file__).parents[1] / "conf")
 # beside src/ in a clone, inside the package in a wheel
@@ -22,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 def register() -> None:
     """Make settings, options of packages, sweepers and resolvers known to Hydra."""
-    register_commands()
+    schemas.register()
     hydratune_sweeper.register()
     package_options.register()
     resolvers: dict[str, Callable[..., object]] = {

@@ -18,7 +18,7 @@ from hydratune.settings.model import ModelConfig, Quantization
 from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
 from hydratune.settings.paths import CONFIG_FILE, path_setting
 from hydratune.settings.ranges import at_least, one_of
-from hydratune.settings.registry import plain, register, typed
+from hydratune.settings.registry import plain, typed
 from hydratune.settings.secrets import secret_problems
 from hydratune.settings.tracking import TrackingConfig
 from hydratune.settings.trainer import ACCELERATORS, TrainerConfig
@@ -287,8 +287,3 @@ def load(path: Path) -> TrainConfig:
         if isinstance(config.get(group), DictConfig):
             config[group].pop(name, None)
     return typed(config, TrainConfig)
-
-
-def register_commands() -> None:
-    """Make the settings of all commands and groups available to Hydra's defaults lists."""
-    register(COMMANDS)

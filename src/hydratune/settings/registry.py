@@ -3,9 +3,8 @@
 A variant is one of this package's, one of an installed package (``settings.packages``), which is
 imported when it is used, or one that Python code registered.
 
-``register()`` hands the classes to Hydra as schemas (``/schema/<group>``), so that a wrong type or
-an unknown key is refused while the configuration is composed. ``typed()`` turns a composed or
-stored configuration into these classes.
+Hydra composes with the classes as schemas (``composition.schemas``), so that a wrong type or an
+unknown key is refused. ``typed()`` turns a composed or stored configuration into these classes.
 
 Imports no torch: ``hydratune train --cfg job`` and every refusal of a wrong setting must be
 instant.
@@ -18,7 +17,6 @@ from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune.errors import ConfigError, Problem
@@ -171,21 +169,6 @@ def _import_own() -> None:
         modules = pkgutil.iter_modules(getattr(home, "__path__", ()), f"{name}.")
         for module in sorted(module.name for module in modules):
             importlib.import_module(module)
-
-
-def register(commands: Mapping[str, type]) -> None:
-    """Make all dataclasses available to Hydra's defaults lists.
-
-    A variant of a group is ``/schema/<group>@_here_: <variant>``. ``commands``: the complete
-    settings by the command's name.
-    """
-    store = ConfigStore.instance()
-    for command, schema in commands.items():
-        store.store(group="schema", name=command, node=schema)
-    for group, schemas in all_variants().items():
-        for name, schema in schemas.items():
-            if is_own(schema):
-                store.store(group=f"schema/{group}", name=name, node=schema)
 
 
 def override_key(override: str) -> str:

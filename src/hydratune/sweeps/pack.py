@@ -36,7 +36,7 @@ from hydratune.errors import HydratuneError, RunInterrupted, SweepError
 from hydratune.models.hardware import accelerator, give_back
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, Status
-from hydratune.settings.commands import load, register_commands
+from hydratune.settings.commands import load
 from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK, PackArguments
 from hydratune.sweeps.pack_job import Pack, create_scheduler, report_end, run_job
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str]) -> int:
     130 if it was interrupted, ``NEEDS_NEW_PACK`` if the unfinished jobs need a new pack, 1 if the
     pack itself failed, else 0. What became of each job is in its status.
     """
-    register_commands()
+
     use_typed_command()
     try:
         run(PackArguments.parse(arguments))
