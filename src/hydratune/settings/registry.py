@@ -12,8 +12,9 @@ instant.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
 
@@ -216,6 +217,17 @@ def flat(value: object, prefix: str = "") -> dict[str, Any]:
 
 def plain(config: object) -> dict[str, Any]:
     """Return a dataclass as nested plain values, enums by name: what is stored and sent to W&B."""
-    values = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    assert is_dataclass(config)
+    return {field.name: _plain_value(getattr(config, field.name)) for field in fields(config)}
+
+
+def _plain_value(value: object) -> object:
+    if is_dataclass(value):
+        return plain(value)
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {_plain_value(key): _plain_value(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain_value(inner) for inner in value]
+    return value
