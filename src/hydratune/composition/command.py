@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -105,15 +106,27 @@ def _environment_of_hydra(command: str, args: Sequence[str]) -> Iterator[None]:
     """Give Hydra its command line, and have it raise errors instead of printing them."""
     completes = "-sc" in args or "--shell-completion" in args  # the program is then one word
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    get_mode = Hydra.get_mode
     sys.argv = ["hydratune" if completes else f"hydratune {command}", *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if not _may_set_mode(args):
+        Hydra.get_mode = lambda *args, **kwargs: None  # type: ignore[method-assign]
     try:
         yield
     finally:
         sys.argv = argv
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
         os.environ.pop("HYDRA_FULL_ERROR", None)
         if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _may_set_mode(args: Sequence[str]) -> bool:
+    """Return whether ``hydra.mode`` may be set, for which Hydra composes all settings once more.
+
+    No settings of this package do; they leave it to ``-m``.
+    """
+    return any(_own_folders(args)) or any("hydra.mode" in arg for arg in args)
 
 
 def _compose_and_execute(command: str, argv: list[str]) -> None:

@@ -9,6 +9,7 @@ The page loads nothing and runs nothing.
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -47,20 +48,6 @@ def write_html(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "n": "{:,}".format,
-        "share": share,
-        "spans": spans,
-        "short": lambda text: shortened(str(text), _SHOWN_ID),
-    }
     checks = in_order(report["checks"])
     values = {
         "verdict": verdict(checks),
@@ -76,7 +63,26 @@ def render(report: Report) -> str:
         "idle": repairs_without_effect(report["cleaning"]),
         "masked": [shown_mask(row) for row in report["mask"]],
     }
-    return environment.get_template("report.html.j2").render(report=report, **values)
+    return _environment().get_template("report.html.j2").render(report=report, **values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "n": "{:,}".format,
+        "share": share,
+        "spans": spans,
+        "short": lambda text: shortened(str(text), _SHOWN_ID),
+    }
+    return environment
 
 
 def _printable(value: object) -> object:

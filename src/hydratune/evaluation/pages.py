@@ -5,6 +5,7 @@ One style, no scripts, no links to other sites; all texts are escaped.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -27,6 +28,11 @@ Tick = tuple[float, str]  # (value, label)
 
 def page(template: str, **values: object) -> str:
     """Return ``template``, which inherits from page.html.j2, filled with ``values``."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -35,7 +41,7 @@ def page(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.globals["counted"] = counted
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def bar(value: float, interval: Interval | None, largest: float, *, best: bool = False) -> Markup:

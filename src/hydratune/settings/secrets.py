@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from hydratune.errors import Problem, refuse
 
@@ -23,11 +24,14 @@ def secrets() -> dict[str, str]:
     The path of an existing file is no secret.
     """
     named = {
-        value: name
-        for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) and len(value) >= 8
+        value: name for name, value in os.environ.items() if _is_secret(name) and len(value) >= 8
     }
     return {value: name for value, name in named.items() if not ("/" in value and _exists(value))}
+
+
+@cache
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _exists(path: str) -> bool:

@@ -30,11 +30,16 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a result."""
     installed = {"python": sys.version.split()[0]}
     for name in PACKAGES:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            installed[name] = "not installed"
+        installed[name] = _version(name)
     return installed
+
+
+@functools.cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 @functools.cache
