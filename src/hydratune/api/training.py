@@ -10,12 +10,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydratune.api.composing import Composed, Settings, compose_with_hydra, words_of
+from rich.markup import escape
+
+from hydratune.api.composing import Composed, Settings, compose_with_hydra, say, words_of
+from hydratune.api.rows import named_as_given
 from hydratune.api.run import Run
+from hydratune.composition.arguments import repeated_settings
 from hydratune.composition.resolvers import run_name
-from hydratune.console import LineFormatter
+from hydratune.console import LineFormatter, console
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.experiment import lifecycle
+from hydratune.experiment.idle_settings import without_effect
 from hydratune.experiment.interrupts import listening
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings import packages
@@ -28,6 +33,10 @@ if TYPE_CHECKING:
     from hydratune.api.loaded_model import ModelInMemory
     from hydratune.api.rows import Rows
 
+_NEXT = (  # below the commands that a run names at its end
+    "Python      run.load_model() to generate, run.show() for the page,"
+    " hydratune.compare([run, other]), hydratune.sweep(...); run is what this call returned"
+)
 _OF_LOADED = ("model.chat_template",)  # settings of a model that is given
 
 
@@ -72,11 +81,15 @@ def train(
     """
     began = time.perf_counter()
     loaded = _in_memory(model, tokenizer)
-    with _registered(callbacks) as names:
+    with named_as_given(), _registered(callbacks) as names:
         planned = _plan(settings, data, directory, loaded, names)
         _check(planned)
+        if planned.composed is not None:
+            words = planned.composed.words
+            say([*repeated_settings(words), *without_effect(planned.config, words)])
         with loaded.as_before() if loaded is not None else nullcontext():
             _run(planned, loaded, began)
+    console.print(escape(_NEXT), soft_wrap=True)
     return Run(planned.record.path)
 
 
