@@ -37,21 +37,6 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command line; return (exit code, everything printed)."""
-
-    def call(*args: str) -> tuple[int, str]:
-        from hydratune.cli import main
-
-        capfd.readouterr()
-        code = main(list(args))
-        printed = capfd.readouterr()
-        return code, printed.out + printed.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def run(place: Path) -> hydratune.Run:
     """A finished run on rows in memory."""
