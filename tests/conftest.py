@@ -120,7 +120,7 @@ def judged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def command_line(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Run a command line; return (exit code, everything printed)."""
 
     def call(*args: str) -> tuple[int, str]:
@@ -136,11 +136,11 @@ def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def hydratune(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str]]
 ) -> Callable[..., tuple[int, str]]:
     """Run a command line in an empty folder; return (exit code, everything printed)."""
     monkeypatch.chdir(tmp_path)
-    return command
+    return command_line
 
 
 def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:

@@ -76,7 +76,7 @@ def test_files_of_rows_are_recognised_in_a_text(here: Path, text: str, named: st
 
 
 def test_a_run_finds_its_rows_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Command
 ) -> None:
     config = hydratune.compose(SETTINGS, data=ROWS)
     assert Path(config.data.train).is_absolute()  # type: ignore[attr-defined]
@@ -85,7 +85,7 @@ def test_a_run_finds_its_rows_from_any_folder(
     monkeypatch.chdir(elsewhere)
     run = hydratune.train(config, directory=tmp_path / "run")
     assert run.state == "finished"
-    code, text = command("evaluate", f"run={run.path}")
+    code, text = command_line("evaluate", f"run={run.path}")
     assert code == 0, text
 
 
