@@ -61,7 +61,8 @@ def named_as_given() -> Iterator[None]:
 def as_given(text: str) -> str:
     """Return ``text`` with "data, train row 8" in place of line 8 of a file of ``write_rows``."""
     here = re.escape(str(Path.cwd()))
-    return re.sub(rf"""(?:{here}/|/[^\s'":]*/)?{_FILE}""", _given, text)
+    folder = rf"""(?:{here}/|^/[^'":\n]*/|/[^\s'":]*/)?"""  # a space may stand in a message's first
+    return re.sub(rf"{folder}{_FILE}", _given, text, flags=re.MULTILINE)
 
 
 def _given(match: re.Match[str]) -> str:
