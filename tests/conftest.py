@@ -124,11 +124,8 @@ def judged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def hydratune(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
-    """Run a command line in an empty folder; return (exit code, everything printed)."""
-    monkeypatch.chdir(tmp_path)
+def command_line(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run a command line; return (exit code, everything printed)."""
 
     def call(*args: str) -> tuple[int, str]:
         from hydratune.cli import main
@@ -139,6 +136,15 @@ def hydratune(
         return code, printed.out + printed.err
 
     return call
+
+
+@pytest.fixture
+def hydratune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., tuple[int, str]]
+) -> Callable[..., tuple[int, str]]:
+    """Run a command line in an empty folder; return (exit code, everything printed)."""
+    monkeypatch.chdir(tmp_path)
+    return command_line
 
 
 def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:

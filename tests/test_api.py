@@ -37,21 +37,6 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command line; return (exit code, everything printed)."""
-
-    def call(*args: str) -> tuple[int, str]:
-        from hydratune.cli import main
-
-        capfd.readouterr()
-        code = main(list(args))
-        printed = capfd.readouterr()
-        return code, printed.out + printed.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def run(place: Path) -> hydratune.Run:
     """A finished run on rows in memory."""
@@ -94,8 +79,8 @@ def test_settings_are_a_text_a_list_or_a_mapping(settings: Any) -> None:
     assert config.name == "contracts"
 
 
-def test_composed_settings_equal_those_of_the_command(command: Command) -> None:
-    code, text = command("train", "--cfg", "job", "model=tiny", "adapter.r=4")
+def test_composed_settings_equal_those_of_the_command(command_line: Command) -> None:
+    code, text = command_line("train", "--cfg", "job", "model=tiny", "adapter.r=4")
     assert code == 0
     from omegaconf import OmegaConf
 
@@ -248,10 +233,10 @@ def test_values_of_pandas_become_json() -> None:
     assert json.loads(lines[0])["count"] == 3
 
 
-def test_a_run_is_that_of_the_command(run: hydratune.Run, command: Command) -> None:
+def test_a_run_is_that_of_the_command(run: hydratune.Run, command_line: Command) -> None:
     file = run.config.data.train  # type: ignore[attr-defined]
     words = ["data=files", f"data.train={file}", "hydra.run.dir=outputs/command"]
-    code, text = command("train", *QUICK.split(), *words)
+    code, text = command_line("train", *QUICK.split(), *words)
     assert code == 0, text
     for name in ("history.csv", "adapter/adapter_model.safetensors", "predictions.jsonl"):
         if name == "history.csv":  # without the column of the speed

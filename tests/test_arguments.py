@@ -1,5 +1,6 @@
 """What is typed after a command: flags anywhere, settings with hyphens, groups, texts and None."""
 
+import shlex
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -44,6 +45,52 @@ def test_flags_may_stand_between_settings(
 def test_wrong_flags_say_what_to_type(typed: Sequence[str], advice: str) -> None:
     with pytest.raises(InputError, match=advice):
         read_arguments(typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("optimizer.lr = 1e-3", "optimizer.lr=1e-3"),
+        ("optimizer.lr= 1e-3 seed=1", "optimizer.lr=1e-3 seed=1"),
+        ("optimizer.lr =1e-3", "optimizer.lr=1e-3"),
+        ("'optimizer.lr = 1e-3'", "optimizer.lr=1e-3"),
+        ("model=tiny, optimizer.lr=1e-3", "model=tiny optimizer.lr=1e-3"),
+        ("model=tiny,seed=1", "model=tiny seed=1"),
+        ("model=tiny , seed=1,", "model=tiny seed=1"),
+        ("model = tiny, seed = 1", "model=tiny seed=1"),
+        ("'model=tiny seed=1'", "model=tiny seed=1"),
+        ("-m optimizer.lr=1e-3, 1e-2 seed=1", "optimizer.lr=1e-3,1e-2 seed=1"),
+        ("adapter.target_modules=[q, v] seed=1", "'adapter.target_modules=[q,v]' seed=1"),
+        ("+adapter.rank_pattern={q: 8}", "'+adapter.rank_pattern={q:8}'"),
+    ],
+)
+def test_spaces_and_commas_where_none_belong_say_what_to_type(typed: str, meant: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_arguments(shlex.split(typed))
+    assert str(caught.value).endswith(f"; type: {meant}")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "name= seed=1",
+        "name= ~tracking",
+        "data.train=dir,x=y.jsonl",
+        "'data.system_prompt=Be brief, seed=1'",
+        "'data.system_prompt=\"Be brief, a = b\"' seed=1",
+        "'optimizer.lr=1e-3, 1e-2' 'a=choice(1, 2)' 'x=[a, b]'",
+        "data.train=${oc.env:A,b} seed=1",
+        "some words that=x are no settings",
+        "",
+    ],
+)
+def test_other_spaces_and_commas_are_left_to_hydra(typed: str) -> None:
+    assert list(read_arguments(shlex.split(typed)).settings) == shlex.split(typed)
+
+
+def test_the_command_prints_what_to_type(hydratune: Command) -> None:
+    code, text = hydratune("train", "optimizer.lr", "=", "1e-3", "--cfg", "job")
+    assert code == 2 and text.endswith("type: optimizer.lr=1e-3\n")
 
 
 @pytest.mark.parametrize(

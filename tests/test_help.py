@@ -63,6 +63,12 @@ def test_every_setting_is_explained(kind: type) -> None:
         and setting.name not in ("method", "source", "kind")
         and setting.name not in groups
     ]
+    unexplained += [
+        f"{setting.name}={value}"
+        for setting in settings_of(kind)
+        for value, meaning in setting.options
+        if not meaning
+    ]
     assert not unexplained
 
 
@@ -92,7 +98,8 @@ def test_the_default_is_shown_where_the_default_option_has_the_setting(hydratune
 
 
 def test_options_have_their_meanings() -> None:
-    assert ("split", "") in options_of(Overlength)
+    meaning = "documents (text rows) become several parts; conversations are dropped"
+    assert ("split", meaning) in options_of(Overlength)  # above a comment for a type checker
 
 
 def test_help_is_instant_and_needs_no_torch() -> None:

@@ -51,7 +51,25 @@ def test_lines_of_a_description_become_sentences() -> None:
         ("lr", ["optimizer.lr", "default 0.001"]),
         ("+adapter.lora_alpha=8", ["only with adapter=", "usual: 2 * adapter.r"]),
         ("trainer.max_epochs", ["set trainer.max_epochs=1 or more", "whole number"]),
-        ("data.overlength", ["drop | split", "- truncate_prompt cuts the start"]),
+        (
+            "data.overlength",
+            [
+                *(
+                    "drop | split",
+                    "- drop the row is dropped",
+                    "- split documents",
+                    "- truncate_prompt cuts the start",
+                ),
+                *("- error training is refused", "note An answer is never cut. default drop"),
+            ],
+        ),
+        (
+            "optimizer.schedule",
+            ["- linear falls by", "- polynomial (1 - progress) ** optimizer.power"],
+        ),
+        ("evaluation.task", ["- auto json if all references are JSON objects"]),
+        ("evaluation.baselines", ["- base zero-shot", "default ['base', 'fewshot']"]),
+        ("source", ["what What hydratune evaluate starts from type"]),
         ("tracking.log_text", ["true or false", "default true"]),
         ("hydra.launcher.together", ["two more than there are cores"]),
         ("resume", ["default auto"]),
@@ -62,6 +80,16 @@ def test_a_setting_is_explained(hydratune: Command, word: str, parts: list[str])
     assert code == 0, text
     for part in parts:
         assert part in " ".join(text.split())
+
+
+def test_every_option_of_every_enum_is_listed() -> None:
+    from hydratune.composition.listing import explain_setting
+
+    for group, kinds in all_variants().items():
+        settings = {s.name: s for kind in kinds.values() for s in settings_of(kind) if s.options}
+        for name, setting in settings.items():
+            text = explain_setting(f"{group}.{name}")
+            assert [value for value, _ in setting.options if f"  - {value}" not in text] == []
 
 
 @pytest.mark.parametrize("group", sorted(all_variants()))

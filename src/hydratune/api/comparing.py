@@ -105,4 +105,4 @@ def compare(
     by = parse_criterion(metric, mode, measured_metrics(collected))
     compared = compare_runs(collected, by, confidence=confidence)
     place = folders[0] if len(folders) == 1 else Path("outputs")
-    return Comparison(compared, place / "comparison")
+    return Comparison(compared, place.absolute() / "comparison")

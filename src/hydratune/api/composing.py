@@ -14,14 +14,23 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
 
 from hydratune.adapters.folder import use_saved_settings
-from hydratune.api.rows import write_rows
-from hydratune.composition.arguments import check_settings, read_arguments
+from hydratune.api.rows import named_as_given, write_rows
+from hydratune.composition.arguments import check_settings, read_arguments, repeated_settings
+from hydratune.composition.mappings import (
+    mapping_of,
+    mapping_override,
+    mapping_settings,
+    schema_problem,
+)
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
-from hydratune.composition.suggestions import setting_type
+from hydratune.composition.value_types import setting_type
+from hydratune.console import console
 from hydratune.errors import ConfigError, HydratuneError, InputError
+from hydratune.lean_imports import garbage_collection_paused
 from hydratune.settings.commands import COMMANDS, CommandConfig, TrainConfig
 from hydratune.settings.overrides import value_text
 from hydratune.settings.registry import typed
@@ -62,12 +71,16 @@ def compose(
 
     ``settings`` are typed as on the command line, ``"model=tiny optimizer.lr=1e-3"`` or
     ``["model=tiny", "optimizer.lr=1e-3"]``, or a mapping ``{"optimizer.lr": 1e-3}``. ``data``: rows
-    in memory instead of a file, see ``train``. Raises ``ConfigError`` with every problem.
+    in memory instead of a file, see ``train``. Settings of a group may stand in a mapping of their
+    own: ``{"optimizer": {"lr": 1e-3}}``. Raises ``ConfigError`` with every problem.
     """
     if command not in COMMANDS:
         raise InputError(f"command = {command}: one of {', '.join(COMMANDS)}")
-    config = compose_with_hydra(words_of(settings, data), command).config
-    config.check()
+    with named_as_given():
+        words = words_of(settings, data)
+        say(repeated_settings(words))
+        config = compose_with_hydra(words, command).config
+        config.check()
     return config
 
 
@@ -82,7 +95,7 @@ def words_of(
     if isinstance(settings, str):
         words = _split(settings)
     elif isinstance(settings, Mapping):
-        words = [f"{key}={_typed_value(key, value, is_sweep)}" for key, value in settings.items()]
+        words = [_typed(key, value, is_sweep) for key, value in _flat(settings)]
     else:
         words = _listed(settings)
     arguments = read_arguments(words)
@@ -119,13 +132,33 @@ def _listed(settings: object) -> list[str]:
     return listed
 
 
-def _typed_value(key: str, value: object, is_sweep: bool) -> str:
-    """Return the value of a setting in a mapping as it is typed."""
+def _flat(settings: Mapping[str, object], group: str = "") -> Iterator[tuple[str, object]]:
+    """Yield (setting, value); mappings are groups of settings, but for settings that are one."""
+    for name, value in settings.items():
+        key = f"{group}{name}"
+        if isinstance(value, Mapping) and key.lstrip("+") not in mapping_settings():
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def say(notices: Iterable[str]) -> None:
+    """Print what is to be noticed about settings that are accepted."""
+    for notice in notices:
+        console.print(f"[yellow]{escape(notice)}", soft_wrap=True)
+
+
+def _typed(key: str, value: object, is_sweep: bool) -> str:
+    """Return a setting in a mapping as it is typed."""
+    if isinstance(value, Mapping) and value:
+        return mapping_override(key.lstrip("+"), value)
+    if mapping_of(key):  # an entry of a mapping, which may be new
+        key = f"++{key}"
     if not is_sweep:
-        return value_text(key, value)
+        return f"{key}={value_text(key, value)}"
     if isinstance(value, list | tuple) and "list" not in setting_type(key):
-        return ",".join(value_text(key, part) for part in value)
-    return value if isinstance(value, str) else value_text(key, value)
+        return f"{key}={','.join(value_text(key, part) for part in value)}"
+    return f"{key}={value if isinstance(value, str) else value_text(key, value)}"
 
 
 def _words_of_data(words: Sequence[str]) -> list[str]:
@@ -151,7 +184,11 @@ def compose_with_hydra(words: Sequence[str], command: str) -> Composed:
     refuse_secrets(list(words))
     try:
         words = check_settings(words, command)
-        with _own_hydra(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        with (
+            garbage_collection_paused(),
+            _own_hydra(),
+            hydra.initialize_config_dir(str(CONF), version_base="1.3"),
+        ):
             composed = hydra.compose(command, list(words), return_hydra_config=True)
             OmegaConf.set_readonly(composed.hydra, False)
             composed.hydra.runtime.cwd = str(Path.cwd())
@@ -164,6 +201,11 @@ def compose_with_hydra(words: Sequence[str], command: str) -> Composed:
         raise _for_python(explain(error, command, words)) from None
     except ConfigError as error:
         raise _for_python(error) from None
+    except (AttributeError, AssertionError) as error:
+        problem = schema_problem(error, words)
+        if problem is None:
+            raise
+        raise ConfigError([problem]) from None
     return Composed(config, tuple(words), without_hydra(composed), composed.hydra)
 
 

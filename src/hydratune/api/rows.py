@@ -6,13 +6,15 @@ So the rows of a run are kept, and ``hydratune evaluate`` finds them later.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hydratune.data.rows import SPLIT_NAMES
-from hydratune.errors import InputError
+from hydratune.errors import HydratuneError, InputError
 from hydratune.records.files import write_text
 
 if TYPE_CHECKING:
@@ -24,17 +26,19 @@ if TYPE_CHECKING:
     Rows: TypeAlias = Table | Mapping[str, Table]
 
 _FOLDER = Path("outputs") / "rows"
+_FILE = rf"{_FOLDER}/rows-[0-9a-f]{{12}}/({'|'.join(SPLIT_NAMES)})\.jsonl(?::(\d+))?"
 
 
 def write_rows(rows: "Rows") -> dict[str, Path]:
     """Write each table of ``rows`` into a JSONL file; return the files by split.
 
-    Equal rows have the same files, below ``outputs/rows``. Raises ``InputError`` for rows that are
-    none, or with values that JSON cannot hold.
+    Equal rows have the same files, below ``outputs/rows``. The paths are absolute: a run finds its
+    rows from any folder. Raises ``InputError`` for rows that are none, or with values that JSON
+    cannot hold.
     """
     lines = {split: list(_lines(table, split)) for split, table in _by_split(rows).items()}
     content = "\0".join(f"{split}\0{line}" for split, own in lines.items() for line in own)
-    folder = _FOLDER / f"rows-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    folder = _FOLDER.absolute() / f"rows-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     files = {}
     for split, own in lines.items():
         files[split] = folder / f"{split}.jsonl"
@@ -42,6 +46,28 @@ def write_rows(rows: "Rows") -> dict[str, Path]:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(files[split], "".join(f"{line}\n" for line in own))
     return files
+
+
+@contextmanager
+def named_as_given() -> Iterator[None]:
+    """Let errors that leave the block name rows that were given in memory, not their files."""
+    try:
+        yield
+    except HydratuneError as error:
+        error.args = tuple(as_given(part) if isinstance(part, str) else part for part in error.args)
+        raise
+
+
+def as_given(text: str) -> str:
+    """Return ``text`` with "data, train row 8" in place of line 8 of a file of ``write_rows``."""
+    here = re.escape(str(Path.cwd()))
+    folder = rf"""(?:{here}/|^/[^'":\n]*/|/[^\s'":]*/)?"""  # a space may stand in a message's first
+    return re.sub(rf"{folder}{_FILE}", _given, text, flags=re.MULTILINE)
+
+
+def _given(match: re.Match[str]) -> str:
+    split, line = match.groups()
+    return f"data, {split} row {line}" if line else f"data, {split} rows"
 
 
 def _by_split(rows: "Rows") -> "Mapping[str, Table]":

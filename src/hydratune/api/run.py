@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydratune import digests
 from hydratune.api.pages import show_page
+from hydratune.api.rows import as_given
 from hydratune.console import relative_path
 from hydratune.errors import InputError, RunError
 from hydratune.metric_format import with_interval, with_unit
@@ -164,7 +165,7 @@ class Run:
 
     def _metrics(self) -> RunMetrics:
         if not self._record.metrics_file.is_file():
-            why = self._record.read_status().error
+            why = as_given(self._record.read_status().error or "")
             reason = f" ({why})" if why else ""
             raise RunError(
                 f"{self.path}: the run is {self.state}{reason} and has no metrics; the same"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hydratune.api.comparing import Comparison, compare
 from hydratune.api.composing import Settings, words_of
+from hydratune.api.rows import named_as_given
 from hydratune.api.run import Run, load_runs
 from hydratune.composition.resolvers import sweep_name
 from hydratune.console import relative_path
@@ -79,12 +80,14 @@ def sweep(
     words = [word for word in words if word != own]
     place = Path(directory if directory is not None else Path("outputs") / _name(words))
     words.append(f"hydra.sweep.dir={value_text('hydra.sweep.dir', str(place))}")
-    _run_command(["train", "-m", *words])
+    with named_as_given():
+        _run_command(["train", "-m", *words])
     return Sweep(place)
 
 
 def _name(words: list[str]) -> str:
-    """Return the name of the folder of a sweep: equal for equal settings."""
+    """Return the name of the folder of a sweep: equal for equal settings, in any project folder."""
+    words = [word.replace(f"{Path.cwd()}/", "") for word in words]
     typed = dict(word.partition("=")[::2] for word in words)
     return sweep_name(typed.get("name") or typed.get("data") or "sweep", words, None)
 

@@ -1,25 +1,34 @@
 """``hydratune.train``: one run, as ``hydratune train`` makes it, in this process."""
 
-import copy
+import difflib
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydratune.api.composing import Composed, Settings, compose_with_hydra, words_of
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
+
+from hydratune.api.composing import Composed, Settings, compose_with_hydra, say, words_of
+from hydratune.api.rows import named_as_given
 from hydratune.api.run import Run
+from hydratune.composition.arguments import repeated_settings
 from hydratune.composition.resolvers import run_name
-from hydratune.console import LineFormatter
-from hydratune.errors import ConfigError, InputError, Problem
+from hydratune.composition.value_types import describe_type, plain_reason
+from hydratune.console import LineFormatter, console
+from hydratune.errors import ConfigError, InputError, Problem, refuse
 from hydratune.experiment import lifecycle
+from hydratune.experiment.idle_settings import without_effect
 from hydratune.experiment.interrupts import listening
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings import packages
 from hydratune.settings.commands import Resume, TrainConfig
+from hydratune.settings.registry import plain, typed
 
 if TYPE_CHECKING:
     import lightning
@@ -28,6 +37,10 @@ if TYPE_CHECKING:
     from hydratune.api.loaded_model import ModelInMemory
     from hydratune.api.rows import Rows
 
+_NEXT = (  # below the commands that a run names at its end
+    "Python      run.load_model() to generate, run.show() for the page,"
+    " hydratune.compare([run, other]), hydratune.sweep(...); run is what this call returned"
+)
 _OF_LOADED = ("model.chat_template",)  # settings of a model that is given
 
 
@@ -72,11 +85,15 @@ def train(
     """
     began = time.perf_counter()
     loaded = _in_memory(model, tokenizer)
-    with _registered(callbacks) as names:
+    with named_as_given(), _registered(callbacks) as names:
         planned = _plan(settings, data, directory, loaded, names)
         _check(planned)
+        if planned.composed is not None:
+            words = planned.composed.words
+            say([*repeated_settings(words), *without_effect(planned.config, words)])
         with loaded.as_before() if loaded is not None else nullcontext():
             _run(planned, loaded, began)
+    console.print(escape(_NEXT), soft_wrap=True)
     return Run(planned.record.path)
 
 
@@ -104,7 +121,7 @@ def _plan(
     if isinstance(settings, TrainConfig):
         if data is not None:
             raise InputError("data: give the rows to hydratune.compose(..., data=...), not here")
-        config = copy.deepcopy(settings)
+        config = _as_typed(settings)
         name = run_name(config.name, "run")
         place = Path("outputs") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
     else:
@@ -120,6 +137,40 @@ def _plan(
         config.trainer.callbacks = [*(config.trainer.callbacks or ()), *callbacks]
     record = RunDirectory(Path(directory if directory is not None else place).absolute())
     return _Planned(config, record, composed)
+
+
+def _as_typed(settings: TrainConfig) -> TrainConfig:
+    """Return a copy of ``settings``, whose fields Python code may have set to any value.
+
+    Raises ``ConfigError`` for an attribute that is no setting, and for a value of a wrong type.
+    """
+    refuse(_attribute_problems("", settings))
+    return typed(OmegaConf.structured(settings), TrainConfig)
+
+
+def _attribute_problems(prefix: str, config: object) -> list[Problem]:
+    """Return what is wrong with the attributes of a dataclass, and of the dataclasses in it."""
+    assert is_dataclass(config)
+    names = [field.name for field in fields(config)]
+    problems = []
+    for name, value in vars(config).items():
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, 1)
+            fix = (
+                f"did you mean {prefix}{nearest[0]}?" if nearest else f"one of: {', '.join(names)}"
+            )
+            problems.append(Problem(f"{prefix}{name}", value, "there is no such setting", fix))
+        elif is_dataclass(value):
+            problems += _attribute_problems(f"{prefix}{name}.", value)
+    if problems:
+        return problems
+    try:
+        OmegaConf.structured(config)
+    except OmegaConfBaseException as error:
+        key = f"{prefix}{getattr(error, 'full_key', None) or ''}"
+        value = plain(config).get(key.removeprefix(prefix).partition(".")[0], "")
+        return [Problem(key, value, plain_reason(key, str(error)), describe_type(key))]
+    return []
 
 
 def _refuse_other_models(words: Sequence[str]) -> None:

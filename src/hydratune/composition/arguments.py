@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from hydratune.composition.hydra_settings import RUN_FOLDERS, hydra_problems, sweep_problems
 from hydratune.composition.package_options import option_names
 from hydratune.composition.resolvers import CONF
+from hydratune.composition.separators import refuse_separators
 from hydratune.composition.suggestions import nearest_option
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.settings import packages
@@ -65,7 +66,10 @@ def expand_home(args: Sequence[str]) -> list[str]:
 
 
 def read_arguments(args: Sequence[str]) -> Arguments:
-    """Return the flags and settings in ``args``. Raises ``InputError`` for what is neither."""
+    """Return the flags and settings in ``args``.
+
+    Raises ``InputError`` for what is neither, and for spaces and commas where none belong.
+    """
     flags: list[str] = []
     settings: list[str] = []
     words = iter(enumerate(args))
@@ -85,6 +89,7 @@ def read_arguments(args: Sequence[str]) -> Arguments:
         else:
             settings.append(word)
     _refuse_flags_together(flags)
+    refuse_separators(settings)
     return Arguments(tuple(flags), tuple(settings))
 
 

@@ -4,6 +4,7 @@ import difflib
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydratune.composition.package_options import option_names
 from hydratune.composition.resolvers import CONF, register
 from hydratune.composition.suggestions import nearest_setting
+from hydratune.composition.value_types import declared_type, enums_in
 from hydratune.errors import InputError
 from hydratune.settings import packages
 from hydratune.settings.commands import COMMANDS, TrainConfig
@@ -124,8 +126,11 @@ def _kinds() -> Iterator[tuple[str, str, type]]:
 def _explanation(key: str, own: Sequence[tuple[str, Setting]]) -> Iterator[str]:
     setting = own[0][1]
     yield key
-    rows = [("what", setting.meaning or "-"), ("type", setting.type)]
-    rows += [(f"- {value}", meaning) for value, meaning in setting.options if meaning]
+    about = [_about(kind) for kind in enums_in(declared_type(key))]
+    what = setting.meaning or next((first for first, _ in about), "-")
+    rows = [("what", what), ("type", setting.type)]
+    rows += [(f"- {value}", meaning.replace("``", "")) for value, meaning in setting.options]
+    rows += [("note", rest) for _, rest in about if rest]
     composed = _composed()
     default = OmegaConf.select(composed, key, default=_MISSING)
     if default is not _MISSING and not OmegaConf.is_missing(composed, key):
@@ -139,6 +144,12 @@ def _explanation(key: str, own: Sequence[tuple[str, Setting]]) -> Iterator[str]:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         yield from _row(name, text, width)
+
+
+def _about(kind: type[Enum]) -> tuple[str, str]:
+    """Return what an enum's docstring says it is, and what it says of its options."""
+    first, _, rest = " ".join((kind.__doc__ or "").replace("``", "").split()).partition(". ")
+    return first.removesuffix("."), rest
 
 
 def _refused(key: str, setting: Setting, composed: DictConfig) -> Iterator[str]:
@@ -190,7 +201,7 @@ def _defaults() -> dict[str, str]:
 
 def _written(value: object) -> str:
     if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value)  # type: ignore[arg-type]  # it is one
+        value = OmegaConf.to_container(value, enum_to_str=True)  # type: ignore[arg-type]  # it is one
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return getattr(value, "name", None) or str(value)
@@ -205,6 +216,5 @@ def _first_sentence(text: str) -> str:
 def _row(name: str, text: str, width: int) -> list[str]:
     columns = max(60, min(shutil.get_terminal_size().columns, _WIDEST))
     start = f"  {name:{width}}  "
-    return textwrap.wrap(
-        text or "-", columns, initial_indent=start, subsequent_indent=" " * len(start)
-    )
+    wrapped = textwrap.wrap(text, columns, initial_indent=start, subsequent_indent=" " * len(start))
+    return wrapped or [start.rstrip()]

@@ -2,15 +2,17 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from enum import Enum
 from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from hydratune.errors import Problem
+from hydratune.errors import InputError, Problem
 from hydratune.settings.commands import COMMANDS
+from hydratune.settings.overrides import quoted_value, value_text
 from hydratune.settings.registry import all_variants
 
 # those whose keys are regular expressions
@@ -56,6 +58,53 @@ def advice_for_mapping(key: str, value: str) -> str:
     return f"type it with +, and without quotes inside: {shlex.quote(setting)}"
 
 
+def mapping_override(key: str, value: Mapping[str, object]) -> str:
+    """Return an override that sets or adds the entries of a mapping.
+
+    Raises ``InputError`` for names of entries that Hydra cannot read.
+    """
+    own = _readable_names(key, value)
+    setting = f"++{key}={_entries_text(key, own)}"
+    try:
+        read = OverridesParser.create().parse_override(setting).value()
+    except HydraException:
+        read = None
+    if _names(read) != _names(own):
+        raise InputError(
+            f"{key} = {value}: Hydra cannot read these names; set them in what compose returns:"
+            f" config = hydratune.compose(...); config.{key} = {{...}}"
+        )
+    return setting
+
+
+def _readable_names(key: str, value: Mapping[str, object]) -> dict[str, object]:
+    """Return a mapping with ``\\A``, which Hydra reads, for the same ``^`` in its patterns."""
+    is_pattern = key.rpartition(".")[2] in _PATTERNS
+    return {re.sub(r"\A\^", r"\\A", n) if is_pattern else n: v for n, v in value.items()}
+
+
+def _entries_text(key: str, value: object) -> str:
+    """Return a value inside an override: Hydra reads texts in quotes, and names without."""
+    if isinstance(value, Mapping):
+        entries = (
+            f"{_SPECIAL.sub(_ESCAPED, str(name))}:{_entries_text(key, part)}"
+            for name, part in value.items()
+        )
+        return f"{{{','.join(entries)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_entries_text(key, part) for part in value)}]"
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return quoted_value(value)
+    return value_text(key, value)
+
+
+def _names(value: object) -> object:
+    """Return the names of the entries of a mapping, and of those in it."""
+    if isinstance(value, Mapping):
+        return {str(name): _names(part) for name, part in value.items()}
+    return [_names(part) for part in value] if isinstance(value, list | tuple) else None
+
+
 def _readable(key: str, value: str) -> str | None:
     """Return an override that means ``value``, or None if Hydra's grammar has none."""
     entries = [_ENTRY.match(part) for part in value.strip().strip("{}").split(",")]
@@ -64,8 +113,7 @@ def _readable(key: str, value: str) -> str | None:
         if entry is None:
             return None
         name = entry[2].strip()
-        if key.rpartition(".")[2] in _PATTERNS:  # \A is ^, which Hydra does not read
-            name = re.sub(r"\A\^", r"\\A", name)
+        (name,) = _readable_names(key, {name: None})
         texts.append(f"{_SPECIAL.sub(_ESCAPED, name)}:{entry[3]}")
     setting = f"+{key}={{{','.join(texts)}}}"
     try:

@@ -25,12 +25,12 @@ from hydratune.composition.mappings import (
     mapping_settings,
 )
 from hydratune.composition.resolvers import CONF
-from hydratune.composition.suggestions import (
+from hydratune.composition.suggestions import nearest_option, unknown_setting
+from hydratune.composition.value_types import (
     SHOW_LAUNCHER,
     describe_type,
-    nearest_option,
+    plain_reason,
     setting_type,
-    unknown_setting,
 )
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 from hydratune.settings.commands import COMMANDS
@@ -321,7 +321,8 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
     if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
         fix = f"give it on the command line: {key}=VALUE"
         return Problem(key, "???", "this setting has no default", fix)
-    message = _plainer(_first_lines(str(cause), 1))
+    original = _first_lines(str(cause), 1)
+    message = plain_reason(key, original)
     if values.get(key, "").startswith("{"):
         return _wrong_mapping(key, values[key], message)
     if key in mapping_settings() and "mapping" in message:
@@ -337,7 +338,7 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
         group = key.rpartition(".")[0]
         return unknown_setting(key, values.get(key, ""), names, group, failure)
     typed_list = re.fullmatch(r"\[(.+)\]", values.get(key, ""))
-    if typed_list and "list" not in setting_type(key):
+    if typed_list and "list" not in setting_type(key) and key not in mapping_settings():
         sweep = shlex.quote(f"{key}={typed_list[1]}")
         fix = f"for a sweep over these values, without brackets: -m {sweep}"
         return Problem(key, values[key], "it is one value, not a list", fix)
@@ -349,18 +350,9 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
     if key not in values:
         related = [k for k in values if key.startswith(k) or k.startswith(key)]
         key = related[0] if related else key
-    return Problem(key, values.get(key, ""), message, describe_type(key))
-
-
-def _plainer(message: str) -> str:
-    """Return OmegaConf's message about a type, in the words of somebody who types a setting."""
-    if "is not Optional" in message:
-        return "this setting cannot be null"
-    if "is not a ListConfig, list or tuple" in message:
-        return "this setting is a list, and the value is not"
-    if re.search(r"Cannot assign \w+ to Dict\[", message):
-        return "this setting is a mapping, and the value is not"
-    return message
+    is_mapping = key in mapping_settings()
+    fix = advice_for_mapping(key, "") if is_mapping else describe_type(key)
+    return Problem(key, values.get(key, ""), plain_reason(key, original), fix)
 
 
 def _wrong_mapping(key: str, value: str, message: str) -> Problem:

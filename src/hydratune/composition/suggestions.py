@@ -1,4 +1,4 @@
-"""What was probably meant by a setting that does not exist, and what type one has."""
+"""What was probably meant by a setting that does not exist."""
 
 import difflib
 import re
@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
 from functools import cache
-from typing import Protocol, get_args, get_origin
+from typing import Protocol
 
 from hydratune.composition.resolvers import CONF
+from hydratune.composition.value_types import (
+    SHOW_LAUNCHER,
+    SHOW_SETTINGS,
+    declared_type,
+    setting_type,
+)
 from hydratune.errors import Problem
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.registry import all_variants
 
-SHOW_LAUNCHER = "hydratune train --cfg hydra -p hydra.launcher"
-_SHOW_SETTINGS = "hydratune train --cfg job"
 _OTHER_NAMES = {  # what other tools call a setting
     "rank": "adapter.r",
     "lora_r": "adapter.r",
@@ -104,7 +108,7 @@ def unknown_setting(
     elif group and names:
         fix = f"known here: {', '.join(sorted(names))}"
     else:
-        fix = f"see {_SHOW_SETTINGS}"
+        fix = f"see {SHOW_SETTINGS}"
     return Problem(key, value, "there is no such setting", fix)
 
 
@@ -149,7 +153,7 @@ def _setting_of_others(
 
 def _allowed(key: str, value: str) -> str:
     """Return ``key``, with one of its values if it has few and ``value`` is none of them."""
-    kind = _declared_type(key)
+    kind = declared_type(key)
     if not (isinstance(kind, type) and issubclass(kind, Enum)) or value in kind.__members__:
         return key
     return f"{key}={next(iter(kind.__members__))} (one of: {', '.join(kind.__members__)})"
@@ -232,47 +236,3 @@ def nearest_option(word: str, options: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     listed = f"options: {', '.join(options)}" if options else "see the folders in conf/"
     return f"did you mean {near[0]}? ({listed})" if near else listed
-
-
-def describe_type(key: str) -> str:
-    """Return, in words, what the type of the setting ``key`` allows."""
-    kind = _declared_type(key)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of: {', '.join(member.name for member in kind)}"
-    entries = get_args(kind)
-    if get_origin(kind) is list and isinstance(entries[0], type) and issubclass(entries[0], Enum):
-        return f"a list of some of: {', '.join(member.name for member in entries[0])}"
-    words = {
-        "list": "a list such as [a,b], in brackets even if it has one entry",
-        "bool": "true or false",
-        "float": "a number such as 1e-4",
-        "int": "a whole number",
-    }
-    description = next((text for word, text in words.items() if word in str(kind)), "")
-    if description:
-        return f"give {description}{' or null' if 'None' in str(kind) else ''}"
-    if kind in (str, "str") and (default := _default(key)):
-        return f"give a text, or leave it out for the default, {key}={default}"
-    where = SHOW_LAUNCHER if key.startswith("hydra.launcher") else _SHOW_SETTINGS
-    return f"{where} shows its type"
-
-
-def _default(key: str) -> str:
-    """Return the default of a setting that is a text, or ""."""
-    group, _, name = key.rpartition(".")
-    kinds = all_variants().get(group, {}).values() if group else [TrainConfig]
-    defaults = (f.default for k in kinds for f in fields(k) if f.name == name)
-    return next((text for text in defaults if isinstance(text, str)), "")
-
-
-def setting_type(key: str) -> str:
-    """Return the declared type of a setting, such as ``list[str] | None``; "" if unknown."""
-    kind = _declared_type(key)
-    return getattr(kind, "__name__", "") if isinstance(kind, type) else str(kind or "")
-
-
-def _declared_type(key: str) -> object:
-    """Return the type with which a setting is declared in a dataclass, or None."""
-    group, _, name = key.rpartition(".")
-    kinds = all_variants().get(group, {}).values() if group else [TrainConfig]
-    return next((f.type for k in kinds for f in fields(k) if f.name == name), None)

@@ -19,19 +19,19 @@ from hydratune.settings.ranges import at_least, between
 class Overlength(StrEnum):
     """What happens to a row longer than ``data.max_length``. An answer is never cut."""
 
-    drop = "drop"
+    drop = "drop"  # the row is dropped, counted and reported
     # documents (text rows) become several parts; conversations are dropped
     split = "split"  # type: ignore[assignment]
     # cuts the start of the last user turn; the system turn and its end stay
     truncate_prompt = "truncate_prompt"
-    error = "error"
+    error = "error"  # training is refused
 
 
 class TrainOn(StrEnum):
     """Which assistant turns of a conversation are trained."""
 
-    all = "all"
-    last = "last"
+    all = "all"  # every one
+    last = "last"  # only the last one
     # every one as an example of its own, which ends with it: for templates that rewrite earlier
     # turns
     each = "each"
@@ -40,7 +40,7 @@ class TrainOn(StrEnum):
 class Control(StrEnum):
     """A deliberately broken data set, to see what a score is worth."""
 
-    none = "none"
+    none = "none"  # the data set as it is
     shuffled_targets = "shuffled_targets"  # every training prompt gets the answer of another row
 
 

@@ -14,11 +14,11 @@ from hydratune.settings.registry import variant
 
 
 class Task(StrEnum):
-    """How an answer is scored. ``auto``: json if all references are JSON objects, else text."""
+    """How an answer is scored."""
 
-    auto = "auto"
-    json = "json"
-    text = "text"
+    auto = "auto"  # json if all references are JSON objects, else text
+    json = "json"  # by the fields of JSON objects
+    text = "text"  # by their words
 
 
 # families of metrics unless ``evaluation.metrics`` names some

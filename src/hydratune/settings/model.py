@@ -16,7 +16,7 @@ from hydratune.settings.paths import path_setting
 class Quantization(StrEnum):
     """How the frozen base is stored."""
 
-    none = "none"
+    none = "none"  # not quantised
     nf4 = "nf4"  # 4-bit NormalFloat with double quantisation (QLoRA, arXiv:2305.14314)
     int8 = "int8"  # LLM.int8() (arXiv:2208.07339)
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Schedule(StrEnum):
     """Learning rate after warm-up. All but ``constant`` end at ``optimizer.min_lr_ratio``."""
 
-    cosine = "cosine"
-    linear = "linear"
-    constant = "constant"
+    cosine = "cosine"  # falls along half a cosine
+    linear = "linear"  # falls by the same amount in every step
+    constant = "constant"  # stays at optimizer.lr
     # warm-up, stable, decay: falls only in the last ``optimizer.decay_ratio`` of the steps
     # (arXiv:2404.06395)
     wsd = "wsd"

@@ -102,13 +102,13 @@ def _comments(kind: type) -> Mapping[str, str]:
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(target, ast.Name):
-            own = next((comments[n] for n in _lines(node) if n in comments), None)
+            own = next((comments[n] for n in _lines(node) if comments.get(n)), "")
             above: list[str] = []
             number = node.lineno - 1
             while number in comments and lines[number - 1].lstrip().startswith("#"):
                 above.insert(0, comments[number])
                 number -= 1
-            result[target.id] = own if own is not None else " ".join(above)
+            result[target.id] = own or " ".join(above)
     return result
 
 

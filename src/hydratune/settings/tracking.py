@@ -18,10 +18,10 @@ _LONGEST_PROJECT, LONGEST_TAG = 128, 64  # characters
 class TrackingMode(StrEnum):
     """Where Weights & Biases runs go, or TensorBoard's event files instead."""
 
-    offline = "offline"
-    online = "online"
-    disabled = "disabled"
-    tensorboard = "tensorboard"
+    offline = "offline"  # into the run directory; wandb sync sends it later
+    online = "online"  # to the server, while the run trains
+    disabled = "disabled"  # nowhere
+    tensorboard = "tensorboard"  # into event files in the run directory
 
 
 @variant("tracking", "tracking")

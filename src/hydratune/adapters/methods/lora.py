@@ -26,8 +26,8 @@ NAMED_STARTS = ("pissa", "olora", "loftq")  # those that are options of adapter=
 class LoraBias(StrEnum):
     """Which biases of the base are trained beside LoRA."""
 
-    none = "none"
-    all = "all"
+    none = "none"  # no bias
+    all = "all"  # every bias of the model
     lora_only = "lora_only"  # those of the layers that get an adapter
 
 

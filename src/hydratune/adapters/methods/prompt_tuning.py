@@ -18,7 +18,7 @@ class PromptInit(StrEnum):
     """How the embeddings of virtual tokens start."""
 
     SAMPLE_VOCAB = "SAMPLE_VOCAB"  # as those of random words
-    RANDOM = "RANDOM"
+    RANDOM = "RANDOM"  # as random numbers
     TEXT = "TEXT"  # as those of prompt_tuning_init_text
 
 

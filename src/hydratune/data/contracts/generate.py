@@ -48,9 +48,9 @@ Facts = dict[str, object]
 class Difficulty(StrEnum):
     """How hard the built-in contracts are to read."""
 
-    easy = "easy"
-    standard = "standard"
-    hard = "hard"
+    easy = "easy"  # no amendments, no distracting clauses, every number in digits
+    standard = "standard"  # some of each
+    hard = "hard"  # more of each
 
 
 @dataclass(frozen=True)
