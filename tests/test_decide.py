@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, write_rows
+from hydratune.commands.decide import _folder_name
 from hydratune.data.rows import Message, stable_hash
 from hydratune.errors import ConfigError, InputError
 from hydratune.evaluation.decision import decide
 from hydratune.evaluation.families import Answered
 from hydratune.evaluation.measures import rate, request_turns, user_text
 from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces, with_sources
+from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.evaluation import EvaluationConfig
 
 
@@ -270,6 +272,11 @@ def test_values_are_searched_in_the_request_and_not_in_examples() -> None:
         Answered("", [""], None, row).source == "42"
         and Answered("", [""], None, {"prompt": turns}).source == "42"
     )
+
+
+def test_every_run_has_an_output_folder_of_its_own() -> None:
+    assert _folder_name("contracts", None) == "contracts"
+    assert _folder_name("contracts", RunDirectory(Path("outputs/sweep/3"))) == "contracts-3"
 
 
 def test_few_rows_decide_nothing_and_show_no_interval() -> None:

@@ -194,6 +194,7 @@ def test_at_most_twenty_differences_of_a_file_are_shown() -> None:
 
 def test_numbers_keep_signs_and_exponents_and_no_names() -> None:
     assert numbers("F1 of -0.5 [1e-3, 2]: 20 of rank_8") == "-0.5 1e-3 2 20"
+    assert numbers("torch 2.13; commit `0001390`.") == numbers("torch 2.13; commit `6e0a179`.")
 
 
 def test_every_rule_has_a_reason_and_hides_no_result() -> None:

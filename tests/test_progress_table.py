@@ -111,6 +111,20 @@ def test_every_job_is_one_line_of_the_terminal(width: int, wide: bool) -> None:
     assert "failed" in rows[4] and "becau" in rows[4] and "…" in rows[4] and "waiting" in rows[5]
 
 
+def test_the_column_of_the_best_value_names_its_metric() -> None:
+    def heading(*monitors: str) -> str:
+        lines = {str(n): line("waiting") for n in range(len(monitors))}
+        for job, monitor in zip(lines.values(), monitors, strict=True):
+            job.monitor = Monitor.read(monitor)
+        paper = Console(width=140, file=io.StringIO())
+        paper.print(table(lines, 0.0, wide=True))
+        return paper.file.getvalue().splitlines()[1]  # type: ignore[attr-defined,no-any-return]
+
+    assert "best val loss" in heading("val/loss", "val/loss")
+    assert "best val field F1" in heading("val/field_f1")
+    assert "best val" not in heading("val/loss", "val/field_f1")
+
+
 @pytest.mark.parametrize(
     ("lines", "seconds_left"),
     [
@@ -172,7 +186,10 @@ def test_without_a_terminal_the_same_facts_are_lines(
         "0 of 2 jobs ended; 1 running, 1 waiting" in printed
         and "best so far: job 0 (lr=0) 1.2500" in printed
     )
-    assert "job 0: training 50 % (5/10), loss 1.5000, best val 1.2500, 123 tokens/s" in printed
+    assert (
+        "job 0: training 50 % (5/10), loss 1.5000, best validation loss 1.2500, 123 tokens/s"
+        in printed
+    )
     assert capfd.readouterr().out.splitlines() == [
         "job 0 (lr=0) finished after 0 s, validation loss 1.2500",
         "job 1 (lr=1) stopped after 0 s: halved at step 7",

@@ -107,6 +107,7 @@ RULES = (
     Rule("model card", "a text for people", "*README.md", "line .*", Treatment.numbers),
     Rule("ranking", "headings and words for people", "*ranking.*", "line .*", Treatment.numbers),
 )
+_COMMIT = re.compile(r"\bcommit `?[0-9a-f]{7,40}\b")
 _NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\bnan\b|\binf\b")
 
 
@@ -130,7 +131,7 @@ def rule_for(file: str, key: str) -> Rule | None:
 
 def numbers(text: str) -> str:
     """Return the numbers in ``text``, as they are written, separated by spaces."""
-    return " ".join(_NUMBER.findall(text))
+    return " ".join(_NUMBER.findall(_COMMIT.sub("", text)))
 
 
 def without_places(text: str, places: Iterable[tuple[str, str]]) -> str:

@@ -27,6 +27,11 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import DecideConfig
 
 
+def _folder_name(name: str, record: RunDirectory | None) -> str:
+    """Return the name of the output folder: another one for every run that is decided about."""
+    return name if record is None else f"{name}-{record.path.name}"
+
+
 def run(config: DecideConfig, _: RunDirectory) -> None:
     """Write decision.json, report.html and the predictions of every system into ``output``."""
     extras.require("bm25s", "the search for passages and examples")
@@ -35,7 +40,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     settings, record = choose_settings(config)
     name = str(config.name or settings.name)
     folder = Path(config.output) if config.output else None
-    output = folder or Path("outputs/decide") / name
+    output = folder or Path("outputs/decide") / _folder_name(name, record)
     section("set-up")
     job = prepare(settings)
     require_prompts(job, settings)

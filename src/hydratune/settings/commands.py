@@ -167,7 +167,7 @@ class DecideConfig(TrainConfig):
     constrained: bool = False
     margin: float = 0.02  # smaller differences of the metric do not count
     rows: int | None = None  # of the test set; null: all
-    output: str | None = path_setting(None)  # folder; null: outputs/decide/<name>
+    output: str | None = path_setting(None)  # folder; null: outputs/decide/<name> or <name>-<run>
 
     def problems(self) -> Iterator[Problem]:
         if self.run is not None:

@@ -1,7 +1,7 @@
 """The jobs of a pack as a table and in words: pure functions of what is known of each job."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.table import Table
@@ -15,7 +15,8 @@ from hydratune.wording import counted
 _STYLES = {"finished": "green", "failed": "red", "stopped": "yellow", "running": "bold"}
 _TRAINING = "training"  # the stage that takes longest, and says how far a job is
 _TEXT_COLUMNS = ("job", "settings", "state", "doing")
-_NUMBER_COLUMNS = ("", "step", "loss", "best val", "tokens/s", "time")
+_BEST = "best"  # its title names the metric
+_NUMBER_COLUMNS = ("", "step", "loss", _BEST, "tokens/s", "time")
 _WIDE_COLUMNS = ("state", "step", "tokens/s")  # not shown in a narrow terminal
 _LEAST_ROWS = 3
 
@@ -97,12 +98,19 @@ def table(lines: Mapping[str, JobLine], now: float, *, wide: bool) -> Table:
     for title in titles:
         can_wrap = title in ("settings", "doing")
         is_text = title in _TEXT_COLUMNS
-        result.add_column(title, justify="left" if is_text else "right", no_wrap=not can_wrap)
+        shown = _best_title(lines.values()) if wide and title == _BEST else title
+        result.add_column(shown, justify="left" if is_text else "right", no_wrap=not can_wrap)
     for name, line in lines.items():
         cells = {"job": name, **_cells(line, now, wide=wide)}
         row = [Text(cells[title], no_wrap=True, overflow="ellipsis") for title in titles]
         result.add_row(*row, style=_STYLES.get(line.state, "dim"))
     return result
+
+
+def _best_title(lines: Iterable[JobLine]) -> str:
+    """Return the title of the best values: with the metric, if it is the same one for all jobs."""
+    titles = {line.monitor.title.replace("validation", "val") for line in lines}
+    return f"best {titles.pop()}" if len(titles) == 1 else "best"
 
 
 def _cells(line: JobLine, now: float, *, wide: bool) -> dict[str, str]:
@@ -122,7 +130,7 @@ def _cells(line: JobLine, now: float, *, wide: bool) -> dict[str, str]:
         "": f"{100 * stage.fraction:.0f} %" if is_running else "",
         "step": f"{int(stage.done)}/{stage.total}" if is_running and stage.total > 0 else "",
         "loss": f"{line.loss:.4f}" if line.loss is not None else "",
-        "best val": line.best_text,
+        _BEST: line.best_text,
         "tokens/s": f"{stage.speed:,.0f}" if is_running and stage.speed else "",
         "time": time,
     }
@@ -166,7 +174,7 @@ def describe(name: str, line: JobLine) -> str:
         text += f" {100 * stage.fraction:.0f} %{steps}"
     parts = [text]
     parts += [f"loss {line.loss:.4f}"] if line.loss is not None else []
-    parts += [f"best val {line.best_text}"] if line.best is not None else []
+    parts += [f"best {line.monitor.title} {line.best_text}"] if line.best is not None else []
     parts += [f"{stage.speed:,.0f} tokens/s"] if stage.speed else []
     return ", ".join(parts)
 
