@@ -3,8 +3,9 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,17 @@ from hydratune.settings.data import DataConfig
 from hydratune.settings.registry import variants
 from test_config import compose
 
+LARGE = ("snips", "tech_support", "brand_style", "repository")  # up to half a minute to prepare
 CASES = [name for name, kind in variants("data").items() if issubclass(kind, CaseData)]
 
 
-@pytest.fixture(scope="module", params=[*FOLDERS, "repository"])
+def marked(names: Iterable[str]) -> list[Any]:
+    """Return parameters of a test, the large cases among them as slow ones."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=slow) if name in LARGE else name for name in names]
+
+
+@pytest.fixture(scope="module", params=marked([*FOLDERS, "repository"]))
 def case(request: pytest.FixtureRequest) -> tuple[DataConfig, RowSets]:
     """(settings of the shipped experiment, all its rows) of every case."""
     name = request.param
@@ -105,7 +113,7 @@ def earnings_calls(folder: Path) -> Path:
     return folder / "calls.csv"
 
 
-@pytest.mark.parametrize("name", [*CASES, "earnings_call"])
+@pytest.mark.parametrize("name", marked([*CASES, "earnings_call"]))
 def test_experiment_runs_from_the_command_line(
     tmp_path: Path, hydratune: Callable[..., tuple[int, str]], name: str
 ) -> None:
