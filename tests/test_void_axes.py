@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+import test_config
 from conftest import write_rows
 from hydratune.errors import ConfigError
 from hydratune.evaluation.power import least_difference, rows_needed
@@ -20,8 +22,8 @@ from hydratune.experiment.idle_settings import (
 )
 from hydratune.sweeps import launch
 from hydratune.sweeps.test_size import too_few_test_rows
-from test_config import compose
 
+compose = cache(test_config.compose)  # several tests of a pair need the same settings
 Command = Callable[..., tuple[int, str]]
 SMOKE = ("debug=smoke",)  # 32 rows in batches of 2, and at most 4 steps
 
