@@ -359,6 +359,7 @@ NOT_TYPED: dict[str, str] = {
     **dict.fromkeys(
         (
             "api.loaded_model:_check_place",  # these of Python: test_api.py
+            "api.training:_attribute_problems",  # test_api_settings.py
             "api.training:_check",
             "settings.own_metrics:problems",  # test_extending.py
             "evaluation.families:family",  # these of packages: test_extending.py

@@ -51,9 +51,9 @@ def test_other_characters_need_no_quotes(name: str) -> None:
 @pytest.mark.parametrize("name", ["a~b", "it's", 'a"b', "a,b", "[a]", "{a=b}", "a😀 (1)"])
 def test_the_advice_works_when_it_is_typed(hydratune: Command, tmp_path: Path, name: str) -> None:
     file = write_rows(tmp_path / f"{name}.jsonl", PAIRS)
-    code, text = hydratune("prepare", "data=files", f"data.train={name}.jsonl")
+    code, text = hydratune("prepare", "model=tiny", "data=files", f"data.train={name}.jsonl")
     assert code == 2 and "1 problem" in text and f"data.train = {name}" in text, text
-    code, printed = hydratune("prepare", "data=files", quoted(text), "output=ready")
+    code, printed = hydratune("prepare", "model=tiny", "data=files", quoted(text), "output=ready")
     assert code == 0 and file.name in printed, (quoted(text), printed)
 
 
@@ -86,7 +86,9 @@ def test_a_name_that_hydra_cannot_read_is_no_matter_of_quotes(hydratune: Command
 def test_the_advice_works_in_a_shell(tmp_path: Path) -> None:
     name = "it's a~b"
     write_rows(tmp_path / f"{name}.jsonl", PAIRS)
-    program = f"{shlex.quote(sys.executable)} -m hydratune prepare data=files output=ready"
+    program = (
+        f"{shlex.quote(sys.executable)} -m hydratune prepare model=tiny data=files output=ready"
+    )
 
     def typed(override: str) -> subprocess.CompletedProcess[str]:
         line = f"{program} {override}"

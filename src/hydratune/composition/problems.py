@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -60,28 +61,36 @@ def explain(error: Exception, command: str, args: Sequence[str]) -> HydratuneErr
         "searchpath" in override for override in overrides
     )
     if not is_sweep and not has_own_folder:
-        problems = composition_problems(command, overrides)
+        is_of_these = not any(arg.lstrip("+~").startswith("hydra") for arg in overrides)
+        problems = composition_problems(command, overrides, error if is_of_these else None)
         if problems:
             return ConfigError(problems)
     problem = find_problem(error, command, overrides)
     return ConfigError([problem]) if problem else InputError(_first_lines(str(error)))
 
 
-def composition_problems(command: str, overrides: Sequence[str]) -> list[Problem]:
+def composition_problems(
+    command: str, overrides: Sequence[str], error: Exception | None = None
+) -> list[Problem]:
     """Return every problem of ``overrides``.
 
     Hydra stops at the first, so what it complains about is removed and the rest composed again.
+    ``error``: the first one, if they were composed already.
     """
+    first = error if isinstance(error, HydraException | OmegaConfBaseException) else None
     problems: list[Problem] = []
     remaining = [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         while True:
             try:
+                if first is not None:
+                    raise first
                 composed = hydra.compose(command, remaining, return_hydra_config=False)
                 return [*problems, *typed(composed, COMMANDS[command]).problems()]
-            except (HydraException, OmegaConfBaseException) as error:
-                problem = find_problem(error, command, remaining)
+            except (HydraException, OmegaConfBaseException) as raised:
+                first = None
+                problem = find_problem(raised, command, remaining)
                 if problem is None or problem.key in [other.key for other in problems]:
                     return problems  # a setting that was removed is missing, which is not reported
                 problems.append(problem)
@@ -163,11 +172,18 @@ class _Failure:
 
     def _compose(self, choices: list[str]) -> DictConfig | None:
         """Return the settings with these options of groups; None if that is impossible."""
-        try:
-            with _initialised():
-                return hydra.compose(self.command, choices)
-        except (HydraException, OmegaConfBaseException):
-            return None
+        with _initialised():
+            path = GlobalHydra.instance().config_loader().get_search_path().get_path()
+            return _composed(self.command, tuple(choices), str(path))
+
+
+@cache
+def _composed(command: str, choices: tuple[str, ...], search_path: str) -> DictConfig | None:
+    """Compose settings that are only looked at, once for all problems that ask for them."""
+    try:
+        return hydra.compose(command, list(choices))
+    except (HydraException, OmegaConfBaseException):
+        return None
 
 
 def _node(composed: DictConfig, group: str) -> DictConfig | None:
