@@ -1,0 +1,28 @@
+"""Commands that are refused, by the function that says why.
+
+What is in their folder: ``fix_places.py``.
+"""
+
+from fix_case import Case
+from fix_cases_adapters import OF_ADAPTERS
+from fix_cases_files import OF_FILES
+from fix_cases_models import OF_MODELS, OF_SAVED_ADAPTERS
+from fix_cases_rows import OF_ROWS
+from fix_cases_runs import OF_OTHER_COMMANDS, OF_RUN_FOLDERS
+from fix_cases_settings import OF_COMPARISONS, OF_COMPOSITION, OF_SETTINGS
+
+GROUPS = (
+    OF_ADAPTERS,
+    OF_MODELS,
+    OF_SAVED_ADAPTERS,
+    OF_RUN_FOLDERS,
+    OF_OTHER_COMMANDS,
+    OF_FILES,
+    OF_ROWS,
+    OF_SETTINGS,
+    OF_COMPARISONS,
+    OF_COMPOSITION,
+)
+COMMANDS: dict[str, list[Case]] = {
+    maker: cases for group in GROUPS for maker, cases in group.items()
+}
