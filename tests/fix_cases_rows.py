@@ -201,7 +201,7 @@ OF_ROWS: dict[str, list[Case]] = {
                 "or larger fractions": "data.test_fraction=0.2",
             },
             ("rows",),
-            rowsrows_file("others.jsonl", {"prompt": "Where was N found?", "completion": "N."}),
+            rows_file("others.jsonl", {"prompt": "Where was N found?", "completion": "N."}),
         ),
         Case(
             f"{TOY} data.quality.ungrounded=error",

@@ -169,6 +169,91 @@ OF_SETTINGS: dict[str, list[Case]] = {
 }
 
 
+SWEEP = f"train -m {TOY[6:]} seed=0,1"
+SEARCH = f"{SWEEP} hydra/sweeper=random hydra.sweeper.n_trials=2"
+OWN_FILE = "mkdir -p own/experiment && printf '# @package _global_\\n%s\\n'"
+
+OF_SWEEPS: dict[str, list[Case]] = {
+    "sweeps.options:PackOptions.__post_init__": [
+        Case(
+            f"{SWEEP} hydra.launcher.pack_size=0",
+            {
+                "set 1 or more": "hydra.launcher.pack_size=1",
+                "or null": "hydra.launcher.pack_size=null",
+            },
+        ),
+    ],
+    "sweeps.search.objectives:read_objectives": [
+        Case(
+            f"{SEARCH} hydra.sweeper.objectives=[]",
+            {
+                "[val/loss:min,cost/cpu_seconds:min]": "'hydra.sweeper.objectives="
+                "[val/loss:min,cost/cpu_seconds:min]' hydra.sweeper.sampler=random"
+            },
+        ),
+    ],
+    "sweeps.search.samplers:_problems_of_options": [
+        Case(
+            f"{SEARCH} +hydra.sweeper.options.speed=3",
+            {"it has none": "-hydra.sweeper.options.speed"},
+        ),
+    ],
+    "sweeps.search.run:_check_corners": [
+        Case(
+            f"{SEARCH} hydra.sweep.subdir=same",
+            {"leave it at its default": "-hydra.sweep.subdir"},
+        ),
+    ],
+    "sweeps.job_checks:_uncomposed": [
+        Case(
+            f"train -m {TOY[6:]} data=contracts,files",
+            {"data=files data.train=VALUE": "data=files data.train=rows.jsonl"},
+            ("rows",),
+        ),
+    ],
+    "sweeps.job_checks:_hydra_problems": [
+        Case(
+            f"train -m --config-dir=own experiment=own {TOY[6:]} seed=0,1",
+            {"leave it out of the file": "! sed -i /chdir/d own/experiment/own.yaml"},
+            setup=f"{OWN_FILE} 'hydra: {{job: {{chdir: true}}}}' > own/experiment/own.yaml",
+        ),
+    ],
+    "composition.problems:_off_without_quotes": [
+        Case(
+            f"train --config-dir=own experiment=own {TOY[6:]}",
+            {'write it in quotes: "off"': "! sed -i 's/off/\"off\"/' own/experiment/own.yaml"},
+            setup=f"{OWN_FILE} 'data: {{quality: {{near_leaks: off}}}}' > own/experiment/own.yaml",
+        ),
+    ],
+    "settings.secrets:secret_problems": [
+        Case(f"{TOY} name=hf_{'abcdefghij' * 4}", {"remove it here": "-name"}),
+    ],
+    "adapters.attach:_peft_errors": [
+        Case(
+            f"{TOY} +adapter.extra.target_parameters=[q_proj.weight]",
+            {"change the setting it names": "-adapter.extra.target_parameters"},
+        ),
+    ],
+    "evaluation.constrained:Guide.__init__": [
+        Case(
+            "evaluate run=run constrained=true",
+            {"simplify the schema": "! mv kept.json run/schema.json"},
+            ("run",),
+            "mv run/schema.json kept.json && rm run/digests.json && echo '"
+            '{"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)y"}}}'
+            "' > run/schema.json",
+        ),
+    ],
+    "data.formats.files:read_records": [
+        Case(
+            f"{TOY} data=files data.train=stored/data-00000-of-00001.arrow",
+            {"data=hub data.id=FOLDER": "-data.train data=hub data.id=stored"},
+            ("stored",),
+        ),
+    ],
+}
+
+
 OF_COMPARISONS: dict[str, list[Case]] = {
     "comparison.criterion:parse_criterion": [
         Case(

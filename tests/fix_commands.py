@@ -9,7 +9,7 @@ from fix_cases_files import OF_FILES
 from fix_cases_models import OF_MODELS, OF_SAVED_ADAPTERS
 from fix_cases_rows import OF_ROWS
 from fix_cases_runs import OF_OTHER_COMMANDS, OF_RUN_FOLDERS
-from fix_cases_settings import OF_COMPARISONS, OF_COMPOSITION, OF_SETTINGS
+from fix_cases_settings import OF_COMPARISONS, OF_COMPOSITION, OF_SETTINGS, OF_SWEEPS
 
 GROUPS = (
     OF_ADAPTERS,
@@ -20,6 +20,7 @@ GROUPS = (
     OF_FILES,
     OF_ROWS,
     OF_SETTINGS,
+    OF_SWEEPS,
     OF_COMPARISONS,
     OF_COMPOSITION,
 )

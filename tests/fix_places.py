@@ -36,6 +36,13 @@ def rows(folder: Path, _: Command) -> None:
     write_rows(folder / "rows.csv", records(40))
 
 
+def stored(folder: Path, _: Command) -> None:
+    """A data set of Hugging Face that was saved to disk, ``stored``."""
+    import datasets
+
+    datasets.Dataset.from_list(records(40)).save_to_disk(folder / "stored")
+
+
 def compared(folder: Path, _: Command) -> None:
     """Run directories that were written without training, in ``compared``."""
     values: dict[str, Any] = {"cost/cpu_seconds": 3.0, "own": 1.0}

@@ -169,7 +169,9 @@ def printed_command(words: list[str], fix: str) -> list[str]:
     """Return the command of hydratune that stands in ``fix``, or do what it says and repeat the
     command ``words``.
     """
-    command = re.search(r"hydratune \w+ .*?(?= lists|$)|\brm .*?(?= makes)|python -c .*", fix, re.M)
+    command = re.search(
+        r"hydratune \w+(?: .*?)??(?= lists|$)|\brm .*?(?= makes)|python -c .*", fix, re.M
+    )
     assert command is not None
     if command[0].startswith("rm "):
         shell(command[0])

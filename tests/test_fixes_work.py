@@ -1,10 +1,9 @@
 """Every fix that a message names is typed, and the message is then gone.
 
-``fix_cases.py`` lists commands by the function that makes the message. A new message without a case
-fails here.
+``fix_cases.py`` lists settings by the function that makes the message. A new message that says what
+to type fails here without a case, there or in ``fix_commands.py``, or a reason.
 """
 
-import ast
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import hydratune
+import fix_sites
 from conftest import write_rows
-from fix_cases import CASES, NOT_TYPED
+from fix_cases import CASES
+from fix_commands import COMMANDS
+from fix_reasons import NOT_TYPED
 from fix_typing import alternatives, maker_of, quick_composition, typed
 from hydratune import lean_imports
 from hydratune.composition import composition_problems
@@ -25,7 +26,6 @@ from hydratune.sweeps import launch
 from hydratune.sweeps.search import run as search_run
 
 Command = Callable[..., tuple[int, str]]
-SOURCE = Path(hydratune.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -104,27 +104,10 @@ def test_the_fix_works_when_it_is_typed(
             assert not left, f"{problem}\ntyped {again}:\n{[str(m.problem) for m in left]}"
 
 
-def makers() -> dict[str, int]:
-    """Return how many messages with a fix each function of the package makes."""
-    counts: dict[str, int] = {}
-
-    def visit(node: ast.AST, names: list[str], module: str) -> None:
-        for child in ast.iter_child_nodes(node):
-            inner = names
-            if isinstance(child, ast.FunctionDef | ast.ClassDef):
-                inner = [*names, child.name]
-            if isinstance(child, ast.Call) and getattr(child.func, "id", "") == "Problem":
-                maker = f"{module}:{'.'.join(inner)}"
-                counts[maker] = counts.get(maker, 0) + 1
-            visit(child, inner, module)
-
-    for file in sorted(SOURCE.rglob("*.py")):
-        module = ".".join(file.relative_to(SOURCE).with_suffix("").parts)
-        visit(ast.parse(file.read_text()), [], module)
-    return counts
-
-
-def test_every_message_with_a_fix_has_a_case_or_a_reason() -> None:
-    listed = {*CASES, *NOT_TYPED}
-    assert set(makers()) == listed
-    assert not CASES.keys() & NOT_TYPED.keys()
+def test_every_message_that_says_what_to_type_has_a_case_or_a_reason() -> None:
+    found = {*fix_sites.makers_of_problems(), *fix_sites.makers_of_advice()}
+    typed_in_tests = {*CASES, *COMMANDS}
+    assert not found - typed_in_tests - NOT_TYPED.keys()
+    assert not NOT_TYPED.keys() - found
+    assert not typed_in_tests & NOT_TYPED.keys()
+    assert not typed_in_tests - {name for name, *_ in fix_sites.functions()}
