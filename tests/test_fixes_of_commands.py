@@ -17,7 +17,7 @@ import pytest
 
 import fix_places
 from fix_case import RUNS, Case
-from fix_commands import COMMANDS
+from fix_commands import COMMANDS, is_fast
 from fix_typing import alternatives, maker_of, quick_composition, typed
 from hydratune import lean_imports
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
@@ -88,7 +88,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
 
 def stop(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have commands end with an error where training would begin, and measure nothing before."""
-    from hydratune.experiment import opening, probes
+    from hydratune.experiment import lifecycle, opening, probes
     from hydratune.sweeps import launch
     from hydratune.sweeps.search import run as search_run
     from hydratune.training import fit
@@ -98,6 +98,8 @@ def stop(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fit, "plan_memory", runs)
     monkeypatch.setattr(opening, "write_opening", lambda *_: {})
+    monkeypatch.setattr(lifecycle, "write_hydra_files", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "_say_what_has_no_effect", lambda *_: None)
     for name in ("ForgettingProbe", "MemorisationProbe", "CanaryProbe", "TestRowsProbe"):
         monkeypatch.setattr(getattr(probes, name), "before", lambda _: None)
     monkeypatch.setattr(launch, "run_jobs", runs)
@@ -111,7 +113,8 @@ def rows() -> Iterator[Any]:
     for maker, cases in COMMANDS.items():
         for number, case in enumerate(cases):
             for part in case.ways or [""]:
-                yield pytest.param(maker, case, part, id=f"{maker}-{number}-{part}")
+                marks = () if is_fast(maker, case, part) else pytest.mark.slow
+                yield pytest.param(maker, case, part, id=f"{maker}-{number}-{part}", marks=marks)
 
 
 @pytest.mark.parametrize(("maker", "case", "part"), list(rows()))
