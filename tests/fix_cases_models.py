@@ -39,9 +39,10 @@ OF_MODELS: dict[str, list[Case]] = {
     ],
     "experiment.compatibility:_no_such_embedding": [
         Case(
-            f"{TOY} {MODEL}=more_tokens",
+            f"{TOY} model=local 'model.path=\"it'\"'\"'s\"'",
             {"or enlarge it once": "printed"},
             ("models",),
+            'mv more_tokens "it\'s"',
         )
     ],
     "evaluation.assess:TestSet.check": [
