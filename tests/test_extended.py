@@ -159,7 +159,7 @@ def test_runs_that_cannot_be_extended_are_refused_and_not_changed(
     }
     cases = [
         ((), "was already trained for so long"),
-        (("trainer.max_epochs=1",), "set trainer.max_epochs=2 or more"),
+        (("trainer.max_epochs=1",), "set trainer.max_epochs=2 trainer.max_steps=null"),
         # max_steps still ends it
         (("trainer.max_epochs=2",), "has taken 3 optimizer steps, and this would be 3"),
         (("trainer.max_steps=6", "optimizer.lr=0.5"), "remove optimizer.lr=0.5"),
@@ -193,7 +193,7 @@ def test_runs_that_cannot_be_extended_are_refused_and_not_changed(
         "trainer.max_epochs=2",
         f"hydra.run.dir={run}",
     )
-    assert code == 2 and "model.adapter=run, in another hydra.run.dir" in text
+    assert code == 2 and "model.adapter=run/adapter, in another hydra.run.dir" in text
 
 
 def test_extending_an_early_stopped_run_resets_its_patience(

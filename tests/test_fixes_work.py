@@ -1,12 +1,9 @@
 """Every fix that a message names is typed, and the message is then gone.
 
-``fix_cases.py`` lists commands by the function that makes the message. A new message without a case
-fails here.
+``fix_cases.py`` lists settings by the function that makes the message. A new message that says what
+to type fails here without a case, there or in ``fix_commands.py``, or a reason.
 """
 
-import ast
-import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,24 +12,20 @@ from types import SimpleNamespace
 
 import pytest
 
-import hydratune
+import fix_sites
 from conftest import write_rows
-from fix_cases import CASES, NOT_TYPED
+from fix_cases import CASES
+from fix_commands import COMMANDS
+from fix_reasons import NOT_TYPED
+from fix_typing import alternatives, maker_of, quick_composition, typed
 from hydratune import lean_imports
-from hydratune.composition import composition_problems, register
+from hydratune.composition import composition_problems
 from hydratune.composition.arguments import check_settings
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.sweeps import launch
 from hydratune.sweeps.search import run as search_run
 
 Command = Callable[..., tuple[int, str]]
-SOURCE = Path(hydratune.__file__).parent
-_VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|[^\s,;()?'\":]+(?::[^\s,;()?'\"]+)*)"
-_SETTING = re.compile(
-    r"(?P<quoted>'(?:[^']|'\"'\"')*=(?:[^']|'\"'\"')*'(?=[\s,;?)]|$))"
-    rf"|(?P<plain>(?<![\w.])[+~]{{0,2}}[A-Za-z_][\w./]*={_VALUE})|(?P<flag>(?<!\w)-m\b)"
-)
-_PLACEHOLDER = re.compile(r"=(?:[A-Z]{1,}|null)\Z|=(?:.*[:,])?(?:NAME|VALUE)\b")
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,12 @@ class Made:
 
     problem: Problem
     maker: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def composed_once() -> Iterator[None]:
+    with quick_composition():
+        yield
 
 
 @pytest.fixture
@@ -54,10 +53,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Made]
 
     def init(self: Problem, *args: object, **kwargs: object) -> None:
         original(self, *args, **kwargs)  # type: ignore[arg-type]
-        code = sys._getframe(1)
-        module = code.f_globals["__name__"].removeprefix("hydratune.")
-        maker = code.f_code.co_qualname.partition(".<locals>")[0]
-        problems.append(Made(self, f"{module}:{maker}"))
+        problems.append(Made(self, maker_of(sys._getframe(1))))
 
     def runs(*_: object) -> None:
         raise InputError("it runs")
@@ -65,13 +61,12 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Made]
     monkeypatch.setattr(Problem, "__init__", init)
     monkeypatch.setattr(launch, "run_jobs", runs)
     monkeypatch.setattr(search_run, "run_batch", runs)
-    command = SimpleNamespace(run=runs)
-    monkeypatch.setattr(lean_imports, "load", lambda _: command)
+    module = SimpleNamespace(run=runs)
+    monkeypatch.setattr(lean_imports, "load", lambda _: module)
     for name in ("x", "it's, a=1 %", "it's, a=b"):
         suffix = "csv" if name.endswith("b") else "jsonl"
         write_rows(tmp_path / f"{name}.{suffix}", [{"prompt": "a", "completion": "b"}] * 40)
     monkeypatch.chdir(tmp_path)
-    register()
     yield problems
 
 
@@ -87,81 +82,6 @@ def refused(words: Sequence[str], made: list[Made], hydratune: Command) -> list[
     except ConfigError as error:
         problems = list(error.problems)
     return [m for m in made if m.problem in problems]
-
-
-def alternatives(problem: Problem) -> list[list[str]]:
-    """Return what the fix of ``problem`` says to type: settings that belong together.
-
-    ``-KEY`` stands for leaving a setting out.
-    """
-    fix = re.sub(r"instead of [^:]*: ", "instead: ", problem.fix)
-    if match := re.match(r"did you mean (\w+)\? \(options", fix):
-        return [[f"{problem.key}={match[1]}"]]
-    if fix.startswith("options: "):
-        return [[f"{problem.key}={fix.rpartition(', ')[2]}"]]
-    if fix.startswith("one of: "):
-        options = re.split(r",\s*", fix.removeprefix("one of: ").split(" (")[0])
-        return [[f"{problem.key}={option.removeprefix('or ')}"] for option in options]
-    if (match := re.search(r"did you mean ([^\s?]+)\?", fix)) and "=" not in match[1]:
-        return [[f"-{problem.key}", f"{match[1]}={problem.value}"]]
-    if match := re.search(r"usual(?: is|(?: for \w+)?:) (\S+?)(?:[;,]? |$)", fix):
-        return [[f"{problem.key}={match[1]}"]]
-    if match := re.match(r"(?:set|leave) it (?:to|at) (\w+)$", fix):
-        return [[f"{problem.key}={match[1]}"]]
-    found: list[list[str]] = []
-    end = -2
-    for match in _SETTING.finditer(fix):
-        (word,) = shlex.split(match[0])
-        between = fix[end : match.start()] if end >= 0 else "start"
-        if found and between.strip() in ("", "and", "beside"):
-            found[-1].append(word)
-        elif not re.search(r"such as $", between):
-            found.append([word])
-        end = match.end()
-    found = [
-        words for words in found if not any(map(_PLACEHOLDER.search, words)) or "null" in str(words)
-    ]
-    found = [words for words in found if words != ["-m"]]
-    for match in re.finditer(r"leave out (?!the |one )([~\w./]+)(?:,? or ([a-z]+\.\w+))?", fix):
-        found += [[f"-{key}"] for key in match.groups() if key]
-    if "add -m" in fix and not any("-m" in words for words in found):
-        found.append(["-m"])
-    if re.search(r"\bleave (?:it )?out\b|\bleave (?:it|the sampler) away", fix) and not found:
-        found.append([f"-{problem.key.lstrip('~')}"])
-    return found
-
-
-def typed(words: Sequence[str], alternative: Sequence[str], problem: Problem) -> list[str]:
-    """Return the command with what the fix says to type."""
-    result = list(words)
-
-    def key_of(word: str) -> str:
-        return word.lstrip("+~").split("=")[0]
-
-    meant = problem.key.lstrip("+~")
-    replaces_key = not any(key_of(word) == meant for word in alternative)
-    kinds = {"hydra.launcher": "hydra/launcher", "hydra.sweeper": "hydra/sweeper"}
-    for word in alternative:
-        if word == "-m":
-            result = ["-m", *(w for w in result if w != "-m")]
-            continue
-        if word.startswith("-"):
-            result = [w for w in result if key_of(w) != word[1:].lstrip("+~")]
-            continue
-        if kinds.get(meant) == key_of(word) or (replaces_key and _stands_for(word, meant)):
-            result = [w for w in result if key_of(w) != meant]
-        result = [w for w in result if key_of(w) != key_of(word)] + [word]
-    return result
-
-
-def _stands_for(word: str, key: str) -> bool:
-    """Return whether a setting is what the user meant by ``key``, which does not exist."""
-    name = word.lstrip("+~").split("=")[0]
-    return (
-        name.rpartition(".")[2] == key.rpartition(".")[2]
-        or name.startswith(f"{key}.")
-        or key in ("rank", "data.quality.overlength", "data.path", "data.file")
-    )
 
 
 ROWS = [(maker, words) for maker, cases in CASES.items() for words in cases]
@@ -184,27 +104,10 @@ def test_the_fix_works_when_it_is_typed(
             assert not left, f"{problem}\ntyped {again}:\n{[str(m.problem) for m in left]}"
 
 
-def makers() -> dict[str, int]:
-    """Return how many messages with a fix each function of the package makes."""
-    counts: dict[str, int] = {}
-
-    def visit(node: ast.AST, names: list[str], module: str) -> None:
-        for child in ast.iter_child_nodes(node):
-            inner = names
-            if isinstance(child, ast.FunctionDef | ast.ClassDef):
-                inner = [*names, child.name]
-            if isinstance(child, ast.Call) and getattr(child.func, "id", "") == "Problem":
-                maker = f"{module}:{'.'.join(inner)}"
-                counts[maker] = counts.get(maker, 0) + 1
-            visit(child, inner, module)
-
-    for file in sorted(SOURCE.rglob("*.py")):
-        module = ".".join(file.relative_to(SOURCE).with_suffix("").parts)
-        visit(ast.parse(file.read_text()), [], module)
-    return counts
-
-
-def test_every_message_with_a_fix_has_a_case_or_a_reason() -> None:
-    listed = {*CASES, *NOT_TYPED}
-    assert set(makers()) == listed
-    assert not CASES.keys() & NOT_TYPED.keys()
+def test_every_message_that_says_what_to_type_has_a_case_or_a_reason() -> None:
+    found = {*fix_sites.makers_of_problems(), *fix_sites.makers_of_advice()}
+    typed_in_tests = {*CASES, *COMMANDS}
+    assert not found - typed_in_tests - NOT_TYPED.keys()
+    assert not NOT_TYPED.keys() - found
+    assert not typed_in_tests & NOT_TYPED.keys()
+    assert not typed_in_tests - {name for name, *_ in fix_sites.functions()}

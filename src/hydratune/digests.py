@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,7 +64,7 @@ def _read(index: Path) -> Digests:
 
 
 def _remedy(index: Path) -> str:
-    return f"rm '{index}' makes the files beside it usable without verification"
+    return f"rm {shlex.quote(str(index))} makes the files beside it usable without verification"
 
 
 @contextmanager

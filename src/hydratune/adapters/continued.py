@@ -30,6 +30,7 @@ from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.model import Source
+from hydratune.settings.overrides import as_typed
 from hydratune.settings.registry import plain
 
 
@@ -207,7 +208,7 @@ def _base_of_run(config: TrainConfig, directory: Path, run: TrainConfig) -> str:
     model = plain(run.model)
     own = {"hub": "id", "local": "path"}.get(model["source"])
     words = (
-        f"model={model['source']} model.{own}={model[own]}"
+        f"model={model['source']} {as_typed(f'model.{own}', model[own])}"
         if own
         else f"the settings of model in {directory}/{RunFile.config}"
     )
@@ -223,11 +224,11 @@ def _base_named_by(saved: AdapterFolder) -> str:
     """Return the advice to use the base model that ``saved`` names."""
     base = str(saved.base)
     if Path(base).is_dir() and saved.base_weights in (None, weights_of(Path(base))):
-        kind = f"set model=local model.path={base}"
+        kind = f"set model=local {as_typed('model.path', base)}"
     elif saved.base_weights is not None:  # its name alone
         kind = f"set model=local model.path=DIR, where DIR is the folder {base}"
     else:
-        kind = f"set model=hub model.id={base}"
+        kind = f"set model=hub {as_typed('model.id', base)}"
     return f"{kind}; or leave {KEY} out"
 
 

@@ -21,6 +21,7 @@ from hydratune.records.run_directory import RunFile
 from hydratune.records.sweep import SWEEP_FILE
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.commands import TrainConfig, load
+from hydratune.settings.overrides import as_typed
 from hydratune.settings.registry import is_own, override_key, plain
 
 SETTINGS_FILE = "adapter_config.json"
@@ -144,12 +145,12 @@ def _not_found(given: str, place: Path) -> Problem:
                 KEY,
                 given,
                 f"{model} holds a whole model and no adapter",
-                f"set model=local model.path={model}, without {KEY}",
+                f"set model=local {as_typed('model.path', model)}, without {KEY}",
             )
     if (place / SWEEP_FILE).is_file():
         jobs = sorted(path.parent.parent for path in place.glob(f"*/adapter/{SETTINGS_FILE}"))
         fix = (
-            f"choose one of its jobs: {', '.join(f'{KEY}={job}' for job in jobs[:3])}"
+            f"choose one of its jobs: {', '.join(as_typed(KEY, job) for job in jobs[:3])}"
             if jobs
             else own
         )
@@ -160,7 +161,7 @@ def _not_found(given: str, place: Path) -> Problem:
             KEY,
             given,
             f"no {SETTINGS_FILE} in it, but in {inner[0].name}/",
-            f"set {KEY}={inner[0]}",
+            f"set {as_typed(KEY, inner[0])}",
         )
     if (place / RunFile.status).is_file():
         return Problem(KEY, given, "this run has saved no adapter", "give a run that was finished")

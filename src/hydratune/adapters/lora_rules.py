@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,7 +64,9 @@ def _pattern_problems(
             )
             yield Problem(key, value, why, f"put {pattern} before {first}, or take it out")
         elif setting == "rank_pattern":
-            yield from rank_problems(key, int(value), matched, everywhere=adapter.changes_base())
+            high = rank_problems(key, int(value), matched, everywhere=adapter.changes_base())
+            # the value of an entry that exists is not typed as KEY=VALUE
+            yield from (replace(p, fix=p.fix.replace(f"{key}=", "it to ")) for p in high)
         decided |= set(matched)
 
 

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from hydratune.adapters.targets import (
     for_peft,
     glob_like,
+    linear_layers,
     matches,
     saved_for_peft,
     saved_modules,
@@ -206,14 +207,33 @@ def _extra_names(model: PreTrainedModel, extra: Mapping[str, object]) -> Iterato
 
 
 def _target_parameters(model: PreTrainedModel, names: object) -> Iterator[Problem]:
-    """Yield a problem for each name in ``target_parameters`` that no parameter has."""
+    """Yield a problem for each name in ``target_parameters`` that no parameter has.
+
+    PEFT adapts matrices by it that are no weights of layers, such as those of experts.
+    """
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for name in names if isinstance(names, list | tuple) else ():
         if not any(parameter == name or parameter.endswith(f".{name}") for parameter in parameters):
-            ends = sorted({".".join(parameter.split(".")[-2:]) for parameter in parameters})
             why = f"this model has no parameter called {name}"
-            fix = f"some of: {', '.join(ends)}"
+            fix = "leave it out: all matrices of this model are weights of layers"
+            if free := _matrices_outside_layers(model):
+                fix = f"some of: {', '.join(free)}"
             yield Problem("adapter.extra.target_parameters", names, why, fix)
+
+
+def _matrices_outside_layers(model: PreTrainedModel) -> list[str]:
+    """Return the ends of the names of parameters that are matrices, but no layer's weight."""
+    layers = {
+        f"{name}.weight"
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, torch.nn.Embedding) or name in linear_layers(model)
+    }
+    names = [
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter.ndim in (2, 3) and name not in layers
+    ]
+    return sorted({".".join(name.split(".")[-2:]) for name in names})
 
 
 def _token_layers(

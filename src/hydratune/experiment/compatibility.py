@@ -4,6 +4,7 @@
 test rows. None of them needs the weights of the model.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -112,7 +113,10 @@ def check_examples(config: TrainConfig, reader: Reader, splits: Mapping[str, Spl
             f"they leave {max(context, 0)} tokens of the model's context, and the longest row has"
             f" {longest}"
         )
-        fix = f"set fewer, or data.max_length={context}" if context > _MIN_TOKENS else "set fewer"
+        most = reader.context_window - longest
+        fix = "lower data.max_length, which leaves room for them"
+        if most > 0:
+            fix = f"set adapter.num_virtual_tokens={most} or less"
         raise ConfigError([Problem("adapter.num_virtual_tokens", taken, why, fix)])
     steps = schedules.total_steps(config, splits["train"].kept)
     schedules.check(config.optimizer, steps)
@@ -223,7 +227,7 @@ def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: s
     fix = (
         "give the model the tokenizer that belongs to its weights; or enlarge it once and train the"
         " new rows:\n"
-        f'      python -c "{code}"\n      model=local model.path=resized {rows_trained}'
+        f"      python -c {shlex.quote(code)}\n      model=local model.path=resized {rows_trained}"
     )
     return Problem(key, name, why, fix)
 

@@ -5,6 +5,7 @@ trained may change. From the next step on, the learning rate follows the schedul
 longer run.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,10 @@ from yaml import YAMLError
 
 from hydratune.errors import ConfigError, Problem
 from hydratune.records.files import Json
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import Resume, TrainConfig, load
+from hydratune.settings.overrides import as_typed
 from hydratune.settings.registry import flat, override_key, plain, typed
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.early_stopping_patience")
@@ -46,7 +48,7 @@ def settings(composed: TrainConfig, record: RunDirectory, overrides: Sequence[st
     values = plain(stored)
     changes = _merge(values, flat(plain(composed)), overrides)
     if changes:
-        raise _changed(changes, stored, record)
+        raise _changed(changes, record)
     extended = OmegaConf.create({**values, "resume": "extend", "preview": composed.preview})
     result = typed(extended, TrainConfig)
     if record.is_finished() and not _is_longer(stored, result):
@@ -76,9 +78,9 @@ def _merge(
         key = override_key(override).split("/")[0]
         if key.split(".")[0] in _NOT_COPIED:
             continue
-        named_by_others = {override_key(other) for other in overrides if other != override}
+        named = {override_key(other) for other in overrides} - {override_key(override)}
         for leaf in _leaves(key, composed):
-            if leaf in named_by_others:
+            if leaf in named:
                 continue
             stored = flat(values).get(leaf)
             if leaf in LENGTH or leaf.startswith(_FREE):
@@ -89,29 +91,39 @@ def _merge(
     return changes
 
 
-def _changed(changes: Sequence[_Change], stored: TrainConfig, record: RunDirectory) -> ConfigError:
-    start = f"model.adapter={record.shown}/adapter"
-    if stored.adapter.trains_base:
-        start = f"model=local model.path={record.shown}/adapter"
+def start_from(record: RunDirectory) -> str:
+    """Return the settings, as they are typed, of a run that begins with another's weights."""
+    if (record.adapter / "config.json").is_file():  # a whole model
+        return f"model=local {as_typed('model.path', record.shown / RunFile.adapter)}"
+    return as_typed("model.adapter", record.shown / RunFile.adapter)
+
+
+def begin_from(record: RunDirectory) -> str:
+    """Return the advice to begin another run with the weights of this one."""
+    start = start_from(record)
+    return f"begin a run from its weights: {start}, in another hydra.run.dir, without resume=extend"
+
+
+def _changed(changes: Sequence[_Change], record: RunDirectory) -> ConfigError:
     problems = []
     for change in changes:
         why = (
             f"the run was trained with {change.stored}, and resume=extend changes nothing but its"
             " length"
         )
-        fix = (
-            f"remove {change.override}; to train with other settings from the trained weights:"
-            f" {start}, in another hydra.run.dir"
-        )
+        fix = f"remove {shlex.quote(change.override)}"
+        if change.key.split(".")[0] not in ("model", "adapter"):  # those of the weights are fixed
+            fix += (
+                "; to train with other settings from the trained weights:"
+                f" {start_from(record)}, in another hydra.run.dir, without resume=extend"
+            )
         problems.append(Problem(change.key, change.value, why, fix))
     return ConfigError(problems)
 
 
 def _not_longer(stored: TrainConfig, result: TrainConfig) -> ConfigError:
-    fix = f"set trainer.max_epochs={stored.trainer.max_epochs + 1} or more"
-    steps = stored.trainer.max_steps
-    if steps is not None:
-        fix += f" and trainer.max_steps=null, or trainer.max_steps={steps * 2}"
+    steps = " trainer.max_steps=null" if stored.trainer.max_steps is not None else ""
+    fix = f"set trainer.max_epochs={stored.trainer.max_epochs + 1}{steps}, or more epochs"
     why = "the run was already trained for so long"
     return ConfigError([Problem("trainer.max_epochs", result.trainer.max_epochs, why, fix)])
 
@@ -121,13 +133,12 @@ def _stored(record: RunDirectory) -> TrainConfig:
     if not record.read_status().content or not record.config_file.is_file():
         why = f"there is no run in {record.path}"
         raise _problem(why, "give the directory of a finished run: hydra.run.dir=DIR")
-    start = f"begin a run from its adapter: model.adapter={record.shown}"
     if record.path.name in read_sweep(record.path.parent):
         why = "this run is a job of a sweep, which would no longer compare with the others"
-        raise _problem(why, f"{start}, with its settings, in another hydra.run.dir")
+        raise _problem(why, begin_from(record))
     if not record.last_checkpoint.is_file():
         why = f"{record.last_checkpoint}, with the optimizer's state, is not there"
-        raise _problem(why, f"{start}, in another hydra.run.dir")
+        raise _problem(why, begin_from(record))
     try:
         stored = load(record.config_file)
     except ConfigError as error:

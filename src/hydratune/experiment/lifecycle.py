@@ -283,7 +283,7 @@ def refuse_foreign_directory(directory: RunDirectory, *, extending: bool) -> Non
         why = "this directory already holds a finished run"
         fix = (
             "choose another hydra.run.dir, or delete that directory first; to train it further:"
-            " resume=extend, with a larger trainer.max_epochs"
+            " resume=extend, with a larger trainer.max_epochs (and trainer.max_steps, if it is set)"
         )
         raise ConfigError([Problem("hydra.run.dir", directory.path, why, fix)])
     if not status.content and directory.contents():

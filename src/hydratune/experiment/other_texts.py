@@ -75,9 +75,11 @@ def _window(run: FinishedRun, config: EvaluateConfig, job: "Job") -> _Window:
     size = most if config.window is None else config.window
     stride = size if config.stride is None else config.stride
     if not 1 <= stride <= size <= most:
-        key, value = ("stride", stride) if 1 <= size <= most else ("window", size)
+        key, value, limit = ("window", size, most)
+        if 1 <= size <= most:
+            key, value, limit = ("stride", stride, size)
         why = f"the model reads {most} tokens, and stride is at most the window"
-        raise ConfigError([Problem(key, value, why, "give less")])
+        raise ConfigError([Problem(key, value, why, f"give a number from 1 to {limit}")])
     return _Window(size, stride)
 
 

@@ -125,14 +125,9 @@ def _problem(job: Job, why: str, fix: str) -> ConfigError:
     return ConfigError([Problem("resume", job.config.resume.value, why, fix)])
 
 
-def _train_adapter_further(record: RunDirectory) -> str:
-    """Return the advice to start another run from this one's adapter."""
-    return f"begin a run from its adapter: model.adapter={record.shown}, in another hydra.run.dir"
-
-
 def _nothing_to_extend(job: Job, record: RunDirectory) -> ConfigError:
     why = f"there is no checkpoint in {record.checkpoints} from which it could be trained further"
-    return _problem(job, why, _train_adapter_further(record))
+    return _problem(job, why, extension.begin_from(record))
 
 
 def _changed(job: Job, record: RunDirectory, changes: _Changes) -> ConfigError:
@@ -141,7 +136,7 @@ def _changed(job: Job, record: RunDirectory, changes: _Changes) -> ConfigError:
     run = "this" if extending else "an interrupted"
     why = f"{run} run is there, and since then {listed}"
     if extending:
-        return _problem(job, why, f"bring it back; or {_train_adapter_further(record)}")
+        return _problem(job, why, f"bring it back; or {extension.begin_from(record)}")
     force = "" if changes.settings else ", resume=force resumes it nevertheless"
     fix = f"resume=never begins anew{force}; or choose another hydra.run.dir"
     return _problem(job, why, fix)

@@ -27,7 +27,7 @@ from hydratune.records.status import Outcome
 from hydratune.records.sweep import HYDRA_FILE, SWEEP_FILE, SweepJob, varying
 from hydratune.settings.commands import Resume, TrainConfig, load
 from hydratune.settings.overrides import typed_overrides
-from hydratune.settings.registry import all_variants, plain, typed
+from hydratune.settings.registry import all_variants, override_key, plain, typed
 from hydratune.settings.used_parts import only_in_this_process
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, without_hydra
@@ -180,7 +180,9 @@ def _uncomposed(error: OmegaConfBaseException, overrides: Sequence[str]) -> Prob
         return Problem("job", chosen, str(error).splitlines()[0], fix)
     key = f"{groups[0]}.{missing[2]}"
     why = f"this setting has no default, and the job {chosen} needs it"
-    return Problem(key, "???", why, f"give it on the command line: {key}=VALUE")
+    option = next((f"{o} " for o in overrides if override_key(o) == groups[0]), "")
+    # the other options of the group may have no such setting
+    return Problem(key, "???", why, f"give it on the command line: {option}{key}=VALUE")
 
 
 def _launchers_in_files(context: HydraContext, composed: DictConfig) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
@@ -66,7 +66,8 @@ class LoraAdapter(LayerAdapter):
             yield Problem("adapter.lora_alpha", self.lora_alpha, "must be above 0", fix)
         yield from at_least("adapter.r", self.r, 1)
         for pattern, r in self.rank_pattern.items():
-            yield from at_least(f"adapter.rank_pattern.{pattern}", r, 1)
+            low = at_least(f"adapter.rank_pattern.{pattern}", r, 1)
+            yield from (replace(problem, fix="set it to 1 or more") for problem in low)
         yield from self._unreadable_patterns()
         yield from self._start_problems(context.quantization)
 
@@ -86,9 +87,8 @@ class LoraAdapter(LayerAdapter):
         if not re.fullmatch(_STARTS, start):
             fix = "one of: true, gaussian, orthogonal, pissa, pissa_niter_16, olora, loftq"
             yield Problem(key, start, "no such start", fix)
-        if start == "orthogonal" and any(r % 2 for r in (self.r, *self.rank_pattern.values())):
-            fix = f"set adapter.r={self.r + self.r % 2}"
-            yield Problem("adapter.r", self.r, "an orthogonal start needs even ranks", fix)
+        if start == "orthogonal":
+            yield from self._odd_ranks()
         if start == "loftq" and quantization is not Quantization.nf4:
             why = (
                 "it makes up for what 4-bit quantisation loses, and"
@@ -100,13 +100,25 @@ class LoraAdapter(LayerAdapter):
                 "it takes a part out of the base's weights; quantised, the rest would be another"
                 " base than the one the adapter is saved for"
             )
-            fix = "set adapter.init_lora_weights=loftq (nf4), or true, or model.quantization=none"
+            loftq = "adapter.init_lora_weights=loftq"
+            if quantization is not Quantization.nf4:
+                loftq += f" model.quantization={Quantization.nf4.value}"
+            fix = f"set {loftq}, or adapter.init_lora_weights=true, or model.quantization=none"
             yield Problem(key, start, why, fix)
         if start == "loftq" and self.use_dora:
             why = "DoRA's magnitudes would not fit LoftQ's start"
             yield Problem(
                 "adapter.use_dora", True, why, "leave out adapter.use_dora, or set adapter=dora"
             )
+
+    def _odd_ranks(self) -> Iterator[Problem]:
+        """Yield the ranks with which an orthogonal start is impossible."""
+        why = "an orthogonal start needs even ranks"
+        if self.r % 2:
+            yield Problem("adapter.r", self.r, why, f"set adapter.r={self.r + 1}")
+        for pattern, r in self.rank_pattern.items():
+            if r % 2:
+                yield Problem(f"adapter.rank_pattern.{pattern}", r, why, f"set it to {r + 1}")
 
     def model_problems(self, model: "PreTrainedModel", steps: int | None) -> Iterator[Problem]:
         from hydratune.adapters.lora_rules import lora_problems

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from hydratune.data import thoughts
 from hydratune.data.encoding import rendering
@@ -61,7 +61,7 @@ class ChatTemplate:
         """Return the template's text of a conversation.
 
         Raises ``MaskError`` if the template refuses the conversation, and ``InputError`` if it
-        takes too much time or memory.
+        cannot be read, or takes too much time or memory.
         """
         turns = [self.move_thoughts(message).turn() for message in messages]
         template = functools.partial(
@@ -71,7 +71,7 @@ class ChatTemplate:
             if self.text_arguments is None and any(message.tool_calls for message in messages):
                 self.text_arguments = takes_text_arguments(template, turns)
             return template(with_text_arguments(turns) if self.text_arguments else turns)
-        except rendering.EndlessTemplateError as error:
+        except (rendering.EndlessTemplateError, TemplateSyntaxError) as error:
             raise InputError(
                 f"{where}: the chat template of {self.tokenizer.name_or_path} cannot be used:"
                 f" {error}; correct it, or use another: model.chat_template=FILE"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hydratune.data.rows import Row, with_system
 from hydratune.data.sources.base import OpenedSource, SourceConfig
@@ -14,7 +14,7 @@ from hydratune.errors import ConfigError, DataError, Problem
 from hydratune.settings import packages
 from hydratune.settings.data import DataConfig
 from hydratune.settings.paths import expand_paths
-from hydratune.settings.registry import is_own, plain, variant, variant_class, variant_names
+from hydratune.settings.registry import is_own, variant, variant_class, variant_names
 
 _NOT_MIXED = ("mixed", "prepared")
 _OWN_OF_A_PART = {"system_prompt", "max_train_rows"}  # shared settings that each part may have
@@ -121,18 +121,18 @@ def _part_problems(key: str, values: object) -> Iterator[Problem]:
         yield Problem(f"{key}.{name}", settings[name], why, f"set data.{name}")
     try:
         own = read_part(settings).settings
+    except MissingMandatoryValue as error:
+        missing = f"{key}.{error.key}"
+        yield Problem(missing, _NO_DEFAULT, "this setting has no default", f"+{missing}=VALUE")
+        return
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
         why, fix = str(error).splitlines()[0], f"see conf/data/{source}.yaml"
         yield Problem(f"{key}.{name}", settings.get(name, ""), why, fix)
         return
-    missing = next((name for name, value in plain(own).items() if value == _NO_DEFAULT), None)
-    if missing is not None:
-        why, fix = "this setting has no default", f"+{key}.{missing}=VALUE"
-        yield Problem(f"{key}.{missing}", _NO_DEFAULT, why, fix)
-        return
     for problem in own.source_problems():
-        yield replace(problem, key=problem.key.replace("data.", f"{key}.", 1))
+        fix = problem.fix.replace(f"{problem.key}=", "it to ").replace("data.", f"{key}.")
+        yield replace(problem, key=problem.key.replace("data.", f"{key}.", 1), fix=fix)
 
 
 def _common_splits(sources: Mapping[str, OpenedSource]) -> list[str]:

@@ -1,0 +1,39 @@
+"""Commands that are refused, by the function that says why.
+
+What is in their folder: ``fix_places.py``.
+"""
+
+from fix_case import Case
+from fix_cases_adapters import OF_ADAPTERS
+from fix_cases_files import OF_FILES
+from fix_cases_models import OF_MODELS, OF_SAVED_ADAPTERS
+from fix_cases_rows import OF_ROWS
+from fix_cases_runs import OF_OTHER_COMMANDS, OF_RUN_FOLDERS
+from fix_cases_settings import OF_COMPARISONS, OF_COMPOSITION, OF_SETTINGS, OF_SWEEPS
+
+# the first case of each function in these is in the fast tests, like every case without a model
+OFTEN = (OF_ADAPTERS,)
+GROUPS = (
+    OF_ADAPTERS,
+    OF_MODELS,
+    OF_SAVED_ADAPTERS,
+    OF_RUN_FOLDERS,
+    OF_OTHER_COMMANDS,
+    OF_FILES,
+    OF_ROWS,
+    OF_SETTINGS,
+    OF_SWEEPS,
+    OF_COMPARISONS,
+    OF_COMPOSITION,
+)
+COMMANDS: dict[str, list[Case]] = {
+    maker: cases for group in GROUPS for maker, cases in group.items()
+}
+
+
+def is_fast(maker: str, case: Case, part: str) -> bool:
+    """Return whether a case belongs to the fast tests, which all together take a minute."""
+    first = COMMANDS[maker][0]
+    is_first = case is first and part == next(iter(first.ways), "")
+    is_light = case.only_settings or case.line.startswith(("compare", "configs", "help"))
+    return is_light or (is_first and any(maker in group for group in OFTEN))
