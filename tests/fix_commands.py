@@ -11,8 +11,6 @@ from fix_cases_rows import OF_ROWS
 from fix_cases_runs import OF_OTHER_COMMANDS, OF_RUN_FOLDERS
 from fix_cases_settings import OF_COMPARISONS, OF_COMPOSITION, OF_SETTINGS, OF_SWEEPS
 
-# the first case of each function in these is in the fast tests, like every case without a model
-OFTEN = (OF_ADAPTERS,)
 GROUPS = (
     OF_ADAPTERS,
     OF_MODELS,
@@ -31,9 +29,6 @@ COMMANDS: dict[str, list[Case]] = {
 }
 
 
-def is_fast(maker: str, case: Case, part: str) -> bool:
-    """Return whether a case belongs to the fast tests, which all together take a minute."""
-    first = COMMANDS[maker][0]
-    is_first = case is first and part == next(iter(first.ways), "")
-    is_light = case.only_settings or case.line.startswith(("compare", "configs", "help"))
-    return is_light or (is_first and any(maker in group for group in OFTEN))
+def is_fast(case: Case) -> bool:
+    """Return whether a case needs no model, so that it is among the fast tests."""
+    return case.only_settings or case.line.startswith(("compare", "configs", "help"))

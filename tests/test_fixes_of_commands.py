@@ -113,7 +113,7 @@ def rows() -> Iterator[Any]:
     for maker, cases in COMMANDS.items():
         for number, case in enumerate(cases):
             for part in case.ways or [""]:
-                marks = () if is_fast(maker, case, part) else pytest.mark.slow
+                marks = () if is_fast(case) else pytest.mark.slow
                 yield pytest.param(maker, case, part, id=f"{maker}-{number}-{part}", marks=marks)
 
 
