@@ -5,8 +5,10 @@ import gc
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,6 +147,46 @@ def hydratune(
     """Run a command line in an empty folder; return (exit code, everything printed)."""
     monkeypatch.chdir(tmp_path)
     return command_line
+
+
+class PackHere:
+    """A pack that has run in this process, in place of a process for it."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], **_: object) -> None:
+        from hydratune.sweeps import pack
+
+        folder, options, *names = command[3:]
+        # the process that started it cannot be another one
+        options = json.dumps({**json.loads(options), "parent": None})
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", sys.argv)
+            self.returncode = pack.main([folder, options, *names])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+@pytest.fixture
+def packs_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run the packs of sweeps in this process, which has imported torch already.
+
+    It is for tests of what sweeps compute and say; tests of processes start processes.
+    """
+    import torch
+    from lightning.pytorch.trainer import trainer
+
+    from hydratune.sweeps import pack_processes
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(pack_processes, "subprocess", SimpleNamespace(Popen=PackHere))
+    monkeypatch.setattr(trainer, "isolate_rng", trainer.isolate_rng)  # a pack replaces it
+    yield
+    torch.set_num_threads(threads)
 
 
 def write_rows(path: Path, records: list[dict[str, Any]]) -> Path:

@@ -12,6 +12,8 @@ from conftest import SMALL, write_rows
 from hydratune.data.sets import RowSets
 from hydratune.evaluation import canaries
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 
 

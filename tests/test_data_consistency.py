@@ -18,6 +18,8 @@ from hydratune.records.sweep import SweepJob, write_sweep
 from run_files import states
 from test_config import compose
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 ROWS = {"train": {"hash": "aa"}, "validation": {"hash": "bb"}}
 

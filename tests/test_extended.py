@@ -12,6 +12,8 @@ from conftest import SMALL, edited
 from run_files import assert_same_run, history
 from test_resume import interrupt_after
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 WEIGHTS = "adapter_model.safetensors"
 

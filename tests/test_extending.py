@@ -19,6 +19,8 @@ from hydratune.metric_table import Unit
 from hydratune.settings.monitor import Monitor
 from packages_of_tests import found_in, install
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 PAGE = Path(__file__).parents[1] / "docs" / "howto" / "extending.md"
 Command = Callable[..., tuple[int, str]]
 

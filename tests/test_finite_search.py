@@ -13,6 +13,8 @@ from hydratune.sweeps.search.study import open_study
 from search_cases import formula_runner, load_study, search_settings, space
 from test_search_study import LOSS
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 SPACE = ("a=1,2", "b=range(0,3)", "c=range(0.5,1.5,0.25)", "d=x")
 SAMPLERS = ("random", "tpe", "nsgaii")

@@ -24,6 +24,8 @@ from hydratune.training.module import FineTuning
 from hydratune.training.protocols import RungScore
 from run_files import assert_same_run, history, states
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 # 18 steps
 RUN = (

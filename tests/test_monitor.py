@@ -20,6 +20,7 @@ from run_files import assert_same_run, history, states
 from test_resume import RUN, interrupt_after
 
 Command = Callable[..., tuple[int, str]]
+pytestmark = pytest.mark.usefixtures("packs_here")
 ROWS = "evaluation.validation_rows=3"
 # the likelihood falls while the model learns, so this keeps the weights of the first validation
 WORST = ("trainer.monitor=val/nll:max", ROWS, "optimizer.lr=0.01")

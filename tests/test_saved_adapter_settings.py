@@ -18,6 +18,8 @@ from hydratune.settings.commands import TrainConfig
 from test_config import compose
 from test_start_adapters import written_by_peft
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 SAVED: dict[str, Callable[[], Any]] = {
     "lora": lambda: LoraConfig(r=4, target_modules=["q_proj"]),

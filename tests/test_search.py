@@ -31,6 +31,8 @@ from search_cases import (
     wait_for,
 )
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 
 

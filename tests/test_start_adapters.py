@@ -31,6 +31,8 @@ from hydratune.adapters.methods.prefix_tuning import PrefixTuning
 from hydratune.training.patches import with_lean_layers
 from run_files import history
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 WEIGHTS = "adapter_model.safetensors"
 

@@ -33,6 +33,8 @@ from hydratune.tracking.wandb import _files_without_texts, never_fatal
 from hydratune.tracking.wandb_agent import AgentTrial
 from hydratune.tracking.wandb_baselines import split_baselines
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 
 def train(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | environment

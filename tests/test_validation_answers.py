@@ -12,6 +12,8 @@ from conftest import SMALL, write_rows
 from run_files import assert_same_run
 from test_resume import RUN, interrupt_after
 
+pytestmark = pytest.mark.usefixtures("packs_here")
+
 Command = Callable[..., tuple[int, str]]
 ANSWERED = ("evaluation.validate_every=1", "evaluation.validation_rows=3")
 ODD = (
