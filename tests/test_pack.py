@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from conftest import write_rows
 from hydratune.records.sweep import read_sweep
@@ -107,8 +108,10 @@ def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     place = tmp_path_factory.mktemp("real")
     folder = place / "own" / "experiment"
     folder.mkdir(parents=True)
+    usual = {"data": {"batch_size": 2}, "trainer": {"max_epochs": 3}}
     for name, text in REAL_TRIALS.items():
-        (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+        own = OmegaConf.to_yaml(OmegaConf.merge(usual, OmegaConf.create(text)))
+        (folder / f"{name}.yaml").write_text(f"# @package _global_\n{own}")
     rows = [
         {"prompt": f"What is {a} times {b}?", "completion": f"{a} times {b} is {a * b}."}
         for a in range(2, 11)
@@ -118,11 +121,10 @@ def on_the_real_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     data = (
         "data=files",
         f"data.train={place}/rows.jsonl",
-        "data.batch_size=2",
         "data.max_test_rows=2",
         "data.max_validation_rows=8",
     )
-    trainer = ("trainer.max_steps=40", "trainer.max_epochs=3", "trainer.max_loss_ratio=null")
+    trainer = ("trainer.max_steps=40", "trainer.max_loss_ratio=null")
     rest = ("evaluation.baselines=[]", "evaluation.max_new_tokens=8", "tracking=disabled")
 
     def call(names: Sequence[str], *options: str, packed: bool = True) -> Path:

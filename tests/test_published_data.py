@@ -23,6 +23,7 @@ real = pytest.mark.skipif(
 
 
 @real
+@pytest.mark.slow
 def test_snips_has_the_known_faults(hydratune: Run, tmp_path: Path) -> None:
     code, _ = hydratune(
         "prepare",
@@ -60,6 +61,7 @@ def test_gsm8k_is_clean(hydratune: Run, tmp_path: Path) -> None:
 
 
 @real
+@pytest.mark.slow
 def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
     from hydratune.data.cases.tech_support import TechSupportData
 

@@ -224,7 +224,7 @@ def test_files_are_refused_with_exit_code_2(
     hydratune: Command, tmp_path: Path, command: str, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    usual = SMALL if command == "train" else ()
+    usual = SMALL if command == "train" else ("model=tiny",)
     code, text = hydratune(command, *usual, "data=files", f"data.train={tmp_path}/{name}")
     assert code == 2 and name in text and message in text, text
     assert "unexpected" not in text and "Traceback" not in text
