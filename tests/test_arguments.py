@@ -207,7 +207,8 @@ def test_settings_that_the_chosen_option_lacks_are_not_suggested() -> None:
 @pytest.mark.parametrize(
     ("typed", "fix"),
     [
-        (["-m", "adapter=lora,ia3", "adapter.r=8"], "adapter=ia3 has no such setting"),
+        (["-m", "adapter=lora,ia3", "adapter.r=8"], "why: adapter=ia3 has no such setting"),
+        (["-m", "data=contracts,files", "data.train=x"], "why: data=contracts has no such setting"),
         (["-m", "optimizer.lr=[1e-3,1e-4]"], "-m optimizer.lr=1e-3,1e-4"),
         (["trainer.max_epochs=1,2"], "fix: add -m for a sweep: -m trainer.max_epochs=1,2\n"),
         (["adapter.target_modules=q,v"], "'adapter.target_modules=[q,v]'"),

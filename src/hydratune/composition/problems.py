@@ -143,7 +143,7 @@ class _Failure:
             if group in self.values
         ]
         composed = self._compose(chosen)
-        return composed is None or name in (_node(composed, group) or ())
+        return composed is None or _has(composed, group, name)
 
     def options_without(self, key: str) -> list[str]:
         """Return the typed options of the group of ``key`` that lack this setting."""
@@ -153,7 +153,7 @@ class _Failure:
         return [
             option
             for option, settings in composed.items()
-            if settings is not None and name not in (_node(settings, group) or ())
+            if settings is not None and not _has(settings, group, name)
         ]
 
     def is_refused(self, option: str, setting: str) -> bool:
@@ -184,6 +184,12 @@ def _composed(command: str, choices: tuple[str, ...], search_path: str) -> DictC
         return hydra.compose(command, list(choices))
     except (HydraException, OmegaConfBaseException):
         return None
+
+
+def _has(composed: DictConfig, group: str, name: str) -> bool:
+    """Return whether there is a setting, which may be one that has to be given."""
+    node = _node(composed, group)
+    return node is not None and name in node.keys()  # noqa: SIM118  # "in" leaves those out
 
 
 def _node(composed: DictConfig, group: str) -> DictConfig | None:
