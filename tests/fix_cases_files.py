@@ -67,6 +67,16 @@ OF_FILES: dict[str, list[Case]] = {
             {"give another folder": "output=new"},
             ("prepared",),
         ),
+        Case(
+            PREPARE,
+            {
+                "output=outputs/prepared/rows-2": "output=outputs/prepared/rows-2",
+                "to replace the other data set": "output=outputs/prepared/rows",
+            },
+            ("rows",),
+            """mkdir -p outputs/prepared/rows && echo '{"origin": {"train": "x"}}' >"""
+            " outputs/prepared/rows/report.json",
+        ),
     ],
     "data.sources.files:FilesData.source_problems": [
         Case(

@@ -70,6 +70,42 @@ def test_prepared_set_keeps_its_system_prompt_and_schema(hydratune: Run, tmp_pat
     assert "Count." in json.dumps(prediction["prompt"])
 
 
+def test_folder_of_another_data_set_is_not_replaced(hydratune: Run, tmp_path: Path) -> None:
+    for name, rows in (("rows.jsonl", 30), ("other/rows.jsonl", 40)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_rows(tmp_path / name, records(rows))
+    prepared = tmp_path / "outputs" / "prepared"
+    settings = ("prepare", "model=tiny", "data=files")
+    assert hydratune(*settings, "data.train=rows.jsonl")[0] == 0
+    code, printed = hydratune(*settings, "data.train=other/rows.jsonl")
+    assert code == 2
+    assert "prepared from data.train=rows.jsonl" in printed
+    assert "output=outputs/prepared/rows-2;" in printed
+    assert _row_count(prepared / "rows") == 30
+
+    same = str(tmp_path / "rows.jsonl")  # typed in another way
+    code, printed = hydratune(*settings, f"data.train={same}", "data.max_test_rows=2")
+    assert code == 0, printed
+    code, printed = hydratune(
+        *settings, "data.train=other/rows.jsonl", "output=outputs/prepared/rows"
+    )
+    assert code == 0, printed
+    assert _row_count(prepared / "rows") == 40
+
+
+def test_folder_of_other_parts_is_not_replaced(hydratune: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_rows(tmp_path / f"{name}.jsonl", records(30))
+    settings = ("prepare", "model=tiny", "data=mixed", "+data.parts.own.source=files")
+    assert hydratune(*settings, "+data.parts.own.train=a.jsonl")[0] == 0
+    code, printed = hydratune(*settings, "+data.parts.own.train=b.jsonl")
+    assert (code, "prepared from other data.parts" in printed) == (2, True)
+
+
+def _row_count(folder: Path) -> int:
+    return sum(int(split["rows"]) for split in report_of(folder)["splits"].values())
+
+
 def test_an_output_folder_that_cannot_be_written_is_one_message(
     hydratune: Run, tmp_path: Path
 ) -> None:
