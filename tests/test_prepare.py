@@ -1,6 +1,8 @@
 """hydratune prepare: its files, previews, masks, lengths and settings."""
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +102,30 @@ def test_folder_of_other_parts_is_not_replaced(hydratune: Run, tmp_path: Path) -
     assert hydratune(*settings, "+data.parts.own.train=a.jsonl")[0] == 0
     code, printed = hydratune(*settings, "+data.parts.own.train=b.jsonl")
     assert (code, "prepared from other data.parts" in printed) == (2, True)
+
+
+def test_printed_command_trains_with_the_typed_settings(
+    hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hydratune"])
+    write_rows(tmp_path / "rows.jsonl", records(40))
+    code, printed = hydratune(
+        "prepare", *SMALL, "data=files", "data.train=rows.jsonl", "data.max_length=64", "preview=1"
+    )
+    assert code == 0, printed
+    line = next(line for line in printed.splitlines() if line.startswith("train  "))
+    words = shlex.split(line)[3:]
+    typed = [word for word in SMALL if not word.startswith("data.max_")]
+    assert words == [
+        *typed,
+        "data.max_length=64",
+        "data=prepared",
+        "data.path=outputs/prepared/smoke",
+    ]
+    code, printed = hydratune("train", *words)
+    assert code == 0, printed
+    sweep = next(line for line in printed.splitlines() if line.startswith("sweep  "))
+    assert shlex.split(sweep)[2:] == ["train", "-m", *words, "sweep=learning_rate"]
 
 
 def _row_count(folder: Path) -> int:

@@ -27,6 +27,7 @@ from hydratune.tracking.typed_command import (
     shown_as_typed,
     typed_as,
     typed_command,
+    typed_settings,
     use_typed_command,
 )
 from hydratune.tracking.wandb import _files_without_texts, never_fatal
@@ -231,6 +232,16 @@ def test_the_typed_command(
     with shown_as_typed(["other"]):
         assert sys.argv[1:] == ["other"]
     assert sys.argv[1:] != ["other"]
+
+
+def test_typed_settings_are_those_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["-m", "--config-dir=own", "-cd", "more", "seed=1", "+data.columns.prompt=a", "~data.x"]
+    monkeypatch.setattr(sys, "argv", ["hydratune train", *words])
+    kept = typed_settings(lambda key: key != "seed")
+    assert kept == ["--config-dir=own", "-cd", "more", "+data.columns.prompt=a"]
+    assert typed_settings(lambda key: key == "data.columns.prompt")[-1] == "+data.columns.prompt=a"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest", "seed=1"])
+    assert typed_settings(lambda key: True) == []
 
 
 def test_a_command_that_runs_another_is_shown_as_typed(monkeypatch: pytest.MonkeyPatch) -> None:

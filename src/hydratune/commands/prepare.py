@@ -37,6 +37,20 @@ from hydratune.experiment import compatibility
 from hydratune.models import loading
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import PrepareConfig
+from hydratune.tracking.typed_command import typed_settings
+
+# settings of data that training on the prepared set needs again; the others are in its files
+_DATA_OF_TRAINING = (
+    "batch_size",
+    "max_length",
+    "overlength",
+    "split_overlap",
+    "train_on",
+    "control",
+    "overfit_rows",
+    "quality.template_tokens",
+)
+_OF_PREPARE_ALONE = ("output", "preview", "facts", "data", "hydra", "resume")
 
 
 @rare_garbage_collection()
@@ -79,7 +93,15 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
             f"everything was written, but no answer was judged: {unjudged}; so none is called"
             " supported or unsupported"
         )
-    print_data_files(console, folder)
+    print_data_files(console, folder, typed_settings(_is_of_training))
+
+
+def _is_of_training(key: str) -> bool:
+    """Return whether training on the prepared data set needs a setting again."""
+    group, _, name = key.partition(".")
+    if group == "data":
+        return name in _DATA_OF_TRAINING
+    return group.partition("/")[0] not in _OF_PREPARE_ALONE
 
 
 def _judge(config: PrepareConfig) -> Client | None:

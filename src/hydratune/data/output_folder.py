@@ -1,6 +1,7 @@
 """The folder into which ``hydratune prepare`` writes."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,11 @@ def print_report_file(console: Console, folder: Path) -> None:
     console.print(text, soft_wrap=True)
 
 
-def print_data_files(console: Console, folder: Path) -> None:
-    """Print where the data is, and the command that trains on it."""
+def print_data_files(console: Console, folder: Path, settings: Sequence[str]) -> None:
+    """Print where the data is, and the command that trains on it with further ``settings``."""
     path = escape(str(folder))
     files = f"data        {path}/train.parquet, validation.parquet, test.parquet"
-    setting = escape(as_typed("data.path", folder))
-    command = f"train       hydratune train data=prepared {setting}"
+    words = [*map(shlex.quote, settings), "data=prepared", as_typed("data.path", folder)]
+    command = f"train       hydratune train {escape(' '.join(words))}"
     for text in (files, command):
         console.print(text, soft_wrap=True)

@@ -5,7 +5,6 @@ import shlex
 from rich.markup import escape
 
 from hydratune.console import console, section
-from hydratune.data.sources.contracts import ContractsData
 from hydratune.evaluation import canaries, forgetting, memorisation, overfitting, terminal
 from hydratune.evaluation.result_rows import without_leaks
 from hydratune.experiment import validation_answers
@@ -23,7 +22,7 @@ from hydratune.settings.overrides import as_typed
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.tracking.tracker import Tracker
-from hydratune.tracking.typed_command import typed_command
+from hydratune.tracking.typed_command import typed_command, typed_settings
 from hydratune.training.task import Measured
 from hydratune.wording import counted
 
@@ -108,19 +107,15 @@ def _print_commands(job: Job, record: RunDirectory) -> None:
     console.print(f"ends        {escape(ends)}", soft_wrap=True)
     console.print(f"read        {place}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
     console.print(f"measure     hydratune evaluate {command}", soft_wrap=True)
-    if not read_sweep(record.path.parent):
-        sweep = "optimizer.lr=3e-4,1e-3,3e-3, after your own settings"
-        if isinstance(job.config.data, ContractsData):
-            sweep = shlex.join([*_own_settings(), "sweep=learning_rate"])
+    program = (typed_command() or ("", []))[0]
+    if program == "hydratune train" and not read_sweep(record.path.parent):
+        sweep = shlex.join([*typed_settings(_is_of_sweep), "sweep=learning_rate"])
         console.print(f"sweep       hydratune train -m {escape(sweep)}", soft_wrap=True)
 
 
-def _own_settings() -> list[str]:
-    """Return the settings of this run as they were typed, but its place and its learning rate."""
-    command = typed_command()
-    words = command[1] if command is not None else []
-    left_out = ("hydra.", "--", "optimizer.lr=")
-    return [mask(word) for word in words if "=" in word and not word.startswith(left_out)]
+def _is_of_sweep(key: str) -> bool:
+    """Return whether a setting of this run is one of a sweep over the learning rate as well."""
+    return not key.startswith("hydra") and key not in ("optimizer.lr", "resume", "preview")
 
 
 def _where_answers_end(job: Job, folder: str) -> str:

@@ -1,9 +1,9 @@
-"""The command as the user typed it, for the page of a run."""
+"""The command as the user typed it, for the page of a run and for commands that are suggested."""
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hydratune.settings.secrets import mask
 
 _VARIABLE = "HYDRATUNE_TYPED"  # the command of a sweep, for the process of a pack, as JSON
 _PROGRAM = "hydratune"
+_OWN_FOLDER = ("-cd", "--config-dir")  # flags that name a folder with settings of the user
 
 
 def typed_command() -> tuple[str, list[str]] | None:
@@ -28,6 +29,23 @@ def typed_command() -> tuple[str, list[str]] | None:
     if not is_ours or not arguments:
         return None
     return f"{_PROGRAM} {arguments[0]}", arguments[1:]
+
+
+def typed_settings(is_kept: Callable[[str], bool]) -> list[str]:
+    """Return the typed settings whose key ``is_kept``, and the folders of the user's own settings.
+
+    Secrets in them are masked. Empty if the process was not started by the command line.
+    """
+    command = typed_command()
+    words = command[1] if command is not None else []
+    kept: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        key, equals, _ = word.partition("=")
+        if key in _OWN_FOLDER:
+            kept += [word] if equals else [word, following]
+        elif equals and not key.startswith("-") and is_kept(key.lstrip("+~")):
+            kept.append(mask(word))
+    return kept
 
 
 def environment_with_command(environment: Mapping[str, str]) -> dict[str, str]:
