@@ -24,6 +24,7 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         ("hydra/sweeper=basic", "seed=1"),
         ("hydra.launcher.together=2", "seed=1"),
         ("hydra.sweep.dir=x", "seed=1"),
+        ("-m", "hydra.run.dir=x", "seed=0,1"),
     ],
     "composition.hydra_settings:launcher_problem": [
         ("-m", "hydra/launcher=basic", "seed=0,1"),

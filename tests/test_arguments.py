@@ -59,7 +59,8 @@ def test_wrong_flags_say_what_to_type(typed: Sequence[str], advice: str) -> None
         ("model=tiny , seed=1,", "model=tiny seed=1"),
         ("model = tiny, seed = 1", "model=tiny seed=1"),
         ("'model=tiny seed=1'", "model=tiny seed=1"),
-        ("-m optimizer.lr=1e-3, 1e-2 seed=1", "optimizer.lr=1e-3,1e-2 seed=1"),
+        ("optimizer.lr=1e-3, 1e-2 seed=1 -m", "-m optimizer.lr=1e-3,1e-2 seed=1"),
+        ("--cfg job optimizer.lr = 1e-3 -cd own", "--cfg job -cd own optimizer.lr=1e-3"),
         ("adapter.target_modules=[q, v] seed=1", "'adapter.target_modules=[q,v]' seed=1"),
         ("+adapter.rank_pattern={q: 8}", "'+adapter.rank_pattern={q:8}'"),
     ],
@@ -90,7 +91,7 @@ def test_other_spaces_and_commas_are_left_to_hydra(typed: str) -> None:
 
 def test_the_command_prints_what_to_type(hydratune: Command) -> None:
     code, text = hydratune("train", "optimizer.lr", "=", "1e-3", "--cfg", "job")
-    assert code == 2 and text.endswith("type: optimizer.lr=1e-3\n")
+    assert code == 2 and text.endswith("type: --cfg job optimizer.lr=1e-3\n")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_the_command_prints_what_to_type(hydratune: Command) -> None:
         ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
         ("seed=1,2", "seed=1,2"),
         ("seed=range(1,3)", "seed=range(1,3)"),
-        ("hydra.run.dir=1e3", "hydra.run.dir=1e3"),
+        ("hydra.sweep.dir=1e3", "hydra.sweep.dir=1e3"),
     ],
 )
 def test_the_value_of_a_text_stays_what_was_typed(setting: str, checked: str) -> None:
@@ -143,6 +144,13 @@ def test_settings_of_sweeps_are_accepted_with_m_and_where_settings_are_shown() -
     assert check_settings(words, "train", shows=True) == words
     with pytest.raises(ConfigError, match="hydratune judge runs once: leave it out"):
         check_settings(["hydra/launcher=pack"], "judge")
+
+
+def test_the_folder_of_one_run_is_refused_for_a_sweep() -> None:
+    words = ["hydra.run.dir=outputs/a b"]
+    with pytest.raises(ConfigError, match=r"with -m: 'hydra\.sweep\.dir=outputs/a b'; or leave"):
+        check_settings(words, "train", is_sweep=True)
+    assert check_settings(words, "train", shows=True) == words
 
 
 def test_a_setting_that_is_given_twice_is_named() -> None:

@@ -89,7 +89,7 @@ def read_arguments(args: Sequence[str]) -> Arguments:
         else:
             settings.append(word)
     _refuse_flags_together(flags)
-    refuse_separators(settings)
+    refuse_separators(settings, flags)
     return Arguments(tuple(flags), tuple(settings))
 
 
@@ -141,7 +141,9 @@ def check_settings(
         if override.key_or_group in all_variants() and override.package is None:
             problems += _group_problems(override, setting, command)
         else:
-            problems += hydra_problems(override, setting, command, is_sweep=is_sweep or shows)
+            problems += hydra_problems(
+                override, setting, command, is_sweep=is_sweep, shows=shows
+            )
             problems += _none_problems(override, setting)
         if not is_sweep:
             problems += sweep_problems(override, setting, command)

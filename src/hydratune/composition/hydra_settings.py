@@ -21,19 +21,26 @@ _OF_SWEEPS = ("hydra.launcher", "hydra.sweeper", "hydra.sweep.")
 
 
 def hydra_problems(
-    override: Override, setting: str, command: str, *, is_sweep: bool
+    override: Override, setting: str, command: str, *, is_sweep: bool, shows: bool
 ) -> Iterator[Problem]:
-    """Yield what is wrong with a setting below ``hydra``; ``is_sweep``: -m is given."""
+    """Yield what is wrong with a setting below ``hydra``.
+
+    ``is_sweep``: -m is given; ``shows``: the settings are only shown.
+    """
     key, typed = override.key_or_group, setting.partition("=")[2]
     if key in ("hydra.launcher", "hydra.sweeper") and not isinstance(override._value, dict):
         why, fix = "it is chosen with a slash, not with a dot", setting.replace(".", "/", 1)
-        yield Problem(key, typed, why, fix if is_sweep else fix_of_sweep(fix, command))
+        yield Problem(key, typed, why, fix if is_sweep or shows else fix_of_sweep(fix, command))
         return
-    if not is_sweep and key.replace("/", ".").startswith(_OF_SWEEPS):
+    if not (is_sweep or shows) and key.replace("/", ".").startswith(_OF_SWEEPS):
         yield Problem(key, typed, "only a sweep uses it", fix_of_sweep(setting, command))
         return
     if key in RUN_FOLDERS and command != "train":
         yield _run_folder_problem(key, setting, command)
+    elif key == "hydra.run.dir" and is_sweep:
+        why = "it is the folder of one run, and -m runs a sweep"
+        fix = shlex.quote(f"hydra.sweep.dir={typed}")
+        yield Problem(key, typed, why, f"with -m: {fix}; or leave out -m")
     elif key == "hydra.job.chdir" and override._value is True:
         why = "relative paths of settings would be looked for in the run directory"
         fix = "leave it out; hydra.run.dir=DIR chooses the place of the results"

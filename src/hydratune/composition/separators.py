@@ -20,13 +20,16 @@ _NEXT_SETTING = re.compile(rf"(?:\s*,\s*|\s+)(?={_KEY}\s*=)")
 _GROUPED = re.compile(r"""["'\[\](){}]""")
 
 
-def refuse_separators(settings: Sequence[str]) -> None:
-    """Raise ``InputError`` if settings have spaces or commas where none belong."""
+def refuse_separators(settings: Sequence[str], flags: Sequence[str] = ()) -> None:
+    """Raise ``InputError`` if settings have spaces or commas where none belong.
+
+    ``flags``: what was typed beside the settings, which the advice repeats.
+    """
     meant = [part for word in _values_joined(_equals_joined(settings)) for part in _split(word)]
     if meant != list(settings):
         raise InputError(
             "settings are written KEY=VALUE, without spaces in one and without commas between them;"
-            f" type: {shlex.join(meant)}"
+            f" type: {shlex.join([*flags, *meant])}"
         )
 
 
