@@ -51,8 +51,14 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         ("data.system_prompt=a, b",),
     ],
     "composition.problems:_interval_in_a_grid": [("-m", "optimizer.lr=interval(1e-4,1e-3)")],
-    "composition.problems:_no_such_option": [("adapter=lorra",), ("experiment=contract",)],
-    "composition.problems:_file_as_option": [("data=x.jsonl",), ("data=it's, a=1 %.jsonl",)],
+    "composition.options:unknown_option": [("adapter=lorra",), ("experiment=contract",)],
+    "composition.options:option_meant": [
+        ("data=x.jsonl",),
+        ("data=it's, a=1 %.jsonl",),
+        ("data=./x.jsonl",),
+        ("data=owner/name",),
+        ("model=owner/name.1",),
+    ],
     "composition.problems:_removed": [("~tracking.project",), ("~data.schema.other",)],
     "composition.problems:_wrong_setting": [
         ("seed=[1,2]",),

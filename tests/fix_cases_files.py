@@ -81,7 +81,7 @@ OF_FILES: dict[str, list[Case]] = {
     "data.sources.files:FilesData.source_problems": [
         Case(
             f"{TOY} data=files data.train=nowhere.jsonl",
-            {"give a file that ends with .jsonl": "data.train=rows.jsonl"},
+            {"files with rows in that folder: rows.jsonl": "data.train=rows.jsonl"},
             ("rows",),
             only_settings=True,
         ),
@@ -132,12 +132,6 @@ OF_FILES: dict[str, list[Case]] = {
         Case(
             f"{TOY} {FILES_PART} {PART}.max_length=64",
             {"set data.max_length": "-data.parts.own.max_length data.max_length=64"},
-            ("rows",),
-            only_settings=True,
-        ),
-        Case(
-            f"{TOY} data=mixed {PART}.source=files",
-            {"+data.parts.own.train=VALUE": f"{PART}.train=rows.jsonl"},
             ("rows",),
             only_settings=True,
         ),

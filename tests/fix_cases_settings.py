@@ -1,6 +1,6 @@
 """Commands with settings that are refused, by themselves or beside others."""
 
-from fix_case import ADALORA, CHECK, JUDGE, JUDGED, MODEL, REPOSITORY, ROWS, TOY, Case
+from fix_case import ADALORA, CHECK, JUDGE, JUDGED, MODEL, PART, REPOSITORY, ROWS, TOY, Case
 
 OF_SETTINGS: dict[str, list[Case]] = {
     "settings.ranges:above_zero": [Case(f"{TOY} optimizer.eps=0")],
@@ -204,11 +204,17 @@ OF_SWEEPS: dict[str, list[Case]] = {
             {"leave it at its default": "-hydra.sweep.subdir"},
         ),
     ],
-    "sweeps.job_checks:_uncomposed": [
+    "settings.not_given:not_given": [
         Case(
             f"train -m {TOY[6:]} data=contracts,files",
-            {"data=files data.train=VALUE": "data=files data.train=rows.jsonl"},
+            {"data=files data.train=rows.jsonl": "data=files data.train=rows.jsonl"},
             ("rows",),
+        ),
+        Case(
+            f"{TOY} data=mixed {PART}.source=files",
+            {"+data.parts.own.train=rows.jsonl": f"{PART}.train=rows.jsonl"},
+            ("rows",),
+            only_settings=True,
         ),
     ],
     "sweeps.job_checks:_hydra_problems": [

@@ -7,6 +7,7 @@ _WHEEL = "it needs a package index: test_wheel.py"
 _STUDY = "it needs the study of an earlier search: test_search_study.py"
 
 NOT_TYPED: dict[str, str] = {
+    "sweeps.job_checks:_uncomposed": "it says where to look, not what to type",
     **dict.fromkeys(
         (
             "sweeps.wandb_sweep.check:_check",

@@ -34,9 +34,13 @@ def test_flags_may_stand_between_settings(
 @pytest.mark.parametrize(
     ("typed", "advice"),
     [
-        (["--seed", "3"], "a setting is written seed=3"),
-        (["--seed"], "a setting is written seed=VALUE"),
-        (["-seed=3"], "a setting is written seed=3"),
+        (["--seed", "3"], "a setting is written without dashes and spaces: seed=3$"),
+        (["--lr", "1e-3"], ": optimizer.lr=1e-3$"),
+        (["--learning-rate", "1e-3"], ": optimizer.lr=1e-3$"),
+        (["--model", "tiny"], ": model=tiny$"),
+        (["--debug"], r": debug=overfit \(options: overfit, smoke\)$"),
+        (["--seed"], ": seed=VALUE$"),
+        (["-seed=3"], ": seed=3$"),
         (["--cfgg", "job"], "did you mean --cfg?"),
         (["-m", "--cfg", "job"], "-m and --cfg cannot be given together"),
         (["--info", "-m"], "-m and --info cannot be given together"),
@@ -45,6 +49,11 @@ def test_flags_may_stand_between_settings(
 def test_wrong_flags_say_what_to_type(typed: Sequence[str], advice: str) -> None:
     with pytest.raises(InputError, match=advice):
         read_arguments(typed)
+
+
+def test_a_flag_is_a_setting_of_its_own_command() -> None:
+    with pytest.raises(InputError, match=": rows=4$"):
+        read_arguments(["--rows", "4"], "judge")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +191,7 @@ def test_a_quoted_none_is_a_text() -> None:
         ("optimzer.lr=1e-4", "optimizer.lr"),
         ("trainer.lr=1e-4", "optimizer.lr"),
         ("batch_size=4", "data.batch_size"),
+        ("batch-size=4", "data.batch_size"),
         ("epochs=3", "trainer.max_epochs"),
         ("adapter.lora_r=4", "adapter.r"),
         ("adapter.lora_alhpa=4", "adapter.lora_alpha"),

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -10,8 +11,9 @@ from omegaconf import OmegaConf
 
 from hydratune.composition import CONF, composition_problems, register, sweep_name
 from hydratune.data.cases.base import CaseData
+from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError
-from hydratune.settings.commands import COMMANDS, TrainConfig, load
+from hydratune.settings.commands import COMMANDS, EvaluateConfig, TrainConfig, load
 from hydratune.settings.registry import plain, typed, variants
 from hydratune.settings.secrets import mask, refuse_secrets
 from hydratune.sweeps.wandb_sweep.definition import read_definition
@@ -221,6 +223,78 @@ def test_value_out_of_range_is_refused_with_a_fix(override: str, key: str) -> No
 def test_quantised_base_cannot_be_trained_in_full() -> None:
     with pytest.raises(ConfigError, match="QLoRA"):
         compose("adapter=none", "model.quantization=nf4").check()
+
+
+@pytest.mark.parametrize(
+    ("option", "fix"),
+    [
+        ("model=Owner/Name-360M", "model=hub model.id=Owner/Name-360M"),
+        ("model=./folder", "model=local model.path=./folder"),
+        ("model=weights", "model=local model.path=weights"),
+        ("model=~/weights", "model=local 'model.path=\"~/weights\"'"),
+        ("data=owner/name", "data=hub data.id=owner/name"),
+        ("data=./rows.jsonl", "data=files data.train=./rows.jsonl"),
+        ("data=weights", "data=files data.train=weights/rows.jsonl"),
+        ("data=prepared_before", "data=prepared data.path=prepared_before"),
+        ("data=empty", "data=hub data.id=empty, if the package datasets wrote this folder"),
+    ],
+)
+def test_paths_and_names_as_options_say_what_to_type(
+    option: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("weights/rows.jsonl", "prepared_before/report.json", "empty/notes"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    (problem,) = composition_problems("train", [option])
+    assert (problem.key, problem.value) == tuple(option.split("="))
+    assert problem.fix == fix
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "example"),
+    [
+        ("data=files", "data.train", "rows.jsonl"),
+        ("data=prepared", "data.path", "FOLDER"),
+        ("model=hub", "model.id", "OWNER/NAME"),
+    ],
+)
+def test_a_setting_that_is_not_given_has_an_example(option: str, key: str, example: str) -> None:
+    (problem,) = composition_problems("train", [option])
+    assert (problem.key, problem.value) == (key, "(not given)")
+    assert problem.fix == f"give it, for example: {key}={example}"
+
+
+def test_a_missing_file_names_the_nearest_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "rows_old.jsonl", "rows.jsonl", "x.json", "rows.md"):
+        (tmp_path / name).touch()
+
+    def fix(path: str) -> str:
+        (problem,) = FilesData(train=path).source_problems()
+        return problem.fix
+
+    assert fix("row.jsonl").startswith("files with rows in that folder: rows.jsonl, rows_old.jsonl")
+    assert fix(str(tmp_path)).startswith(f"files with rows in that folder: {tmp_path}/")
+    assert fix("nowhere/row.jsonl").endswith(f"(a relative path begins in {tmp_path})")
+
+
+def test_a_run_that_is_not_there_is_told_from_other_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("new", "old")):
+        (tmp_path / "outputs" / "a" / name).mkdir(parents=True)
+        file = tmp_path / "outputs" / "a" / name / "config.yaml"
+        file.touch()
+        os.utime(file, (1e9 - number, 1e9 - number))
+    missing, other = (next(EvaluateConfig(run=run).problems()) for run in ("nowhere", "outputs"))
+    assert "there is no such folder" in missing.why and "no config.yaml" in other.why
+    assert missing.fix == "give a run directory such as outputs/a/new"
+    (ungiven,) = composition_problems("evaluate", [])
+    assert ungiven.fix == "give it, for example: run=outputs/a/new"
 
 
 def test_missing_file_and_mandatory_value(tmp_path: Path) -> None:

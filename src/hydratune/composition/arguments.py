@@ -19,7 +19,7 @@ from hydratune.composition.hydra_settings import RUN_FOLDERS, hydra_problems, sw
 from hydratune.composition.package_options import option_names
 from hydratune.composition.resolvers import CONF
 from hydratune.composition.separators import refuse_separators
-from hydratune.composition.suggestions import nearest_option
+from hydratune.composition.suggestions import nearest_option, written
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.settings import packages
 from hydratune.settings.commands import COMMANDS
@@ -65,8 +65,8 @@ def expand_home(args: Sequence[str]) -> list[str]:
     return result
 
 
-def read_arguments(args: Sequence[str]) -> Arguments:
-    """Return the flags and settings in ``args``.
+def read_arguments(args: Sequence[str], command: str = "train") -> Arguments:
+    """Return the flags and settings in ``args`` of ``command``.
 
     Raises ``InputError`` for what is neither, and for spaces and commas where none belong.
     """
@@ -85,7 +85,7 @@ def read_arguments(args: Sequence[str]) -> Arguments:
         elif name.startswith("--") and equals and name != "--":
             settings.append(word[2:])
         elif name.startswith("-"):
-            raise InputError(_unknown_flag(word, following))
+            raise InputError(_unknown_flag(word, following, command))
         else:
             settings.append(word)
     _refuse_flags_together(flags)
@@ -93,16 +93,17 @@ def read_arguments(args: Sequence[str]) -> Arguments:
     return Arguments(tuple(flags), tuple(settings))
 
 
-def _unknown_flag(word: str, following: str | None) -> str:
+def _unknown_flag(word: str, following: str | None, command: str) -> str:
     """Return what to type instead of a flag that does not exist."""
     near = difflib.get_close_matches(word, [*_FLAGS, *_INFO], n=1, cutoff=0.75)
     if near:
         return f"no such flag: {word}; did you mean {near[0]}?"
-    setting = word.lstrip("-") or "KEY"
-    if "=" not in setting:
-        is_value = following is not None and following[:1] != "-" and "=" not in following
-        setting = f"{setting}={following if is_value else 'VALUE'}"
-    return f"no such flag: {word}; a setting is written {shlex.quote(setting)}, without spaces"
+    name, equals, value = word.lstrip("-").partition("=")
+    given = value if equals else None
+    if given is None and following is not None and following[:1] != "-" and "=" not in following:
+        given = following
+    setting = written(name or "KEY", command, given)
+    return f"no such flag: {word}; a setting is written without dashes and spaces: {setting}"
 
 
 def _refuse_flags_together(flags: Sequence[str]) -> None:

@@ -67,7 +67,7 @@ def _read(command: str, args: Sequence[str]) -> list[str]:
     """
     refuse_secrets(list(args))
     args = expand_home(args)
-    arguments = read_arguments(args)
+    arguments = read_arguments(args, command)
     for folder in _own_folders(args):
         for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
             check_yaml(file)

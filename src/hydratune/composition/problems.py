@@ -25,8 +25,9 @@ from hydratune.composition.mappings import (
     mapping_of,
     mapping_settings,
 )
+from hydratune.composition.options import option_meant, unknown_option
 from hydratune.composition.resolvers import CONF
-from hydratune.composition.suggestions import nearest_option, unknown_setting
+from hydratune.composition.suggestions import unknown_setting, written
 from hydratune.composition.value_types import (
     SHOW_LAUNCHER,
     describe_type,
@@ -35,7 +36,8 @@ from hydratune.composition.value_types import (
 )
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 from hydratune.settings.commands import COMMANDS
-from hydratune.settings.overrides import as_typed, quoted
+from hydratune.settings.not_given import not_given
+from hydratune.settings.overrides import quoted
 from hydratune.settings.registry import all_variants, typed
 
 _NO_OPTION = re.compile(
@@ -221,7 +223,7 @@ def _unreadable_override(failure: _Failure) -> Problem | None:
     typed_key, equals, value = override.partition("=")
     if not equals:
         why = "a setting is written KEY=VALUE, without spaces"
-        return Problem(override, "", why, f"{typed_key}=VALUE")
+        return Problem(override, "", why, written(typed_key, failure.command))
     if not _is_readable(f"{typed_key}=0"):
         why = "this is not the name of a setting"
         return Problem(typed_key, value, why, "a setting is written GROUP.NAME=VALUE")
@@ -229,8 +231,8 @@ def _unreadable_override(failure: _Failure) -> Problem | None:
         key = typed_key.lstrip("+")
         why = "Hydra cannot read this mapping"
         return Problem(key, value, why, advice_for_mapping(key, value))
-    if typed_key == "data" and "." in value:
-        return _file_as_option(value)
+    if meant := option_meant(typed_key, value):
+        return meant
     characters = "  ".join(dict.fromkeys(_NEEDS_QUOTES.findall(value)))
     why = "Hydra cannot read this value"
     if characters:
@@ -298,19 +300,13 @@ def _no_such_option(failure: _Failure) -> Problem | None:
     match = _NO_OPTION.search(failure.text)
     if not match:
         return None
-    group, value = match[1], match[2]
-    if group == "data" and "." in value:
-        return _file_as_option(value)
-    if group == "hydra/launcher":
-        return launcher_problem(value)
+    if match[1] == "hydra/launcher":
+        return launcher_problem(match[2])
     options = [line.strip() for line in (match[3] or "").splitlines() if line.strip()]
-    why = f"there is no such option in the group {group!r}"
-    return Problem(group, value, why, nearest_option(value, options))
-
-
-def _file_as_option(file: str) -> Problem:
-    why = "this is the place for a kind of data, not for a file"
-    return Problem("data", file, why, f"data=files {as_typed('data.train', file)}")
+    group, _, value = f"{match[1]}/{match[2]}".partition("/")
+    if group in all_variants():  # whose options have no slash
+        return unknown_option(group, value, options)
+    return unknown_option(match[1], match[2], options)
 
 
 def _removed(failure: _Failure) -> Problem | None:
@@ -341,8 +337,8 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
     if not key:
         return None
     if "mandatory" in text.lower() or "Missing" in type(cause).__name__:
-        fix = f"give it on the command line: {key}=VALUE"
-        return Problem(key, "???", "this setting has no default", fix)
+        of_interpolation = re.search(r"interpolation: Missing mandatory value: ([\w.]+)", text)
+        return not_given(of_interpolation[1] if of_interpolation else key)
     original = _first_lines(str(cause), 1)
     message = plain_reason(key, original)
     if values.get(key, "").startswith("{"):

@@ -17,7 +17,7 @@ from hydratune.composition.value_types import (
     setting_type,
 )
 from hydratune.errors import Problem
-from hydratune.settings.commands import TrainConfig
+from hydratune.settings.commands import COMMANDS, TrainConfig
 from hydratune.settings.registry import all_variants
 
 _OTHER_NAMES = {  # what other tools call a setting
@@ -129,6 +129,27 @@ def nearest_setting(name: str) -> list[str]:
     return _meant(name, _all_settings(), "")[:3]
 
 
+def written(name: str, command: str, value: str | None = None) -> str:
+    """Return how the setting of this ``name`` is typed; ``value`` is None if none was given.
+
+    The name may be the end of its key, what another tool calls it, or that of a config group.
+    """
+    if name in _groups_of_files():
+        options = sorted(file.stem for file in (CONF / name).glob("*.yaml"))
+        if value is None:
+            return f"{name}={options[0]} (options: {', '.join(options)})"
+    elif issubclass(COMMANDS[command], TrainConfig):
+        own = {field.name for field in fields(COMMANDS[command])}
+        name = name if name in own else next(iter(nearest_setting(name)), name)
+    return shlex.quote(f"{name}={'VALUE' if value is None else value}")
+
+
+@cache
+def _groups_of_files() -> frozenset[str]:
+    """Return the config groups: debug, experiment and sweep, whose files change others, as well."""
+    return frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir()) - {"hydra"}
+
+
 def _setting_of_others(
     key: str, value: str, typed: str, owners: Sequence[str], chosen: ChosenOptions
 ) -> Problem:
@@ -165,6 +186,7 @@ def _meant(key: str, names: Sequence[str], group: str) -> list[str]:
     In this order: the same name in another group, the name that another tool gives it, and names
     that are spelled nearly so.
     """
+    key = key.replace("-", "_")
     name = key.rpartition(".")[2]
     exact = _in_any_group(name)
     if exact:

@@ -16,6 +16,7 @@ from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.judge import AskingConfig, FactsConfig
 from hydratune.settings.model import ModelConfig, Quantization
 from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
+from hydratune.settings.not_given import example_run
 from hydratune.settings.paths import CONFIG_FILE, path_setting
 from hydratune.settings.ranges import at_least, one_of
 from hydratune.settings.registry import plain, typed
@@ -259,7 +260,9 @@ def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
     """Yield a problem if ``run`` is no run directory."""
     if not (Path(run) / CONFIG_FILE).is_file():
         why = f"this is not a run directory (no {CONFIG_FILE} in it)"
-        fix = f"give a run directory such as outputs/contracts/<timestamp>{alternative}"
+        if not Path(run).exists():
+            why = "this is not a run directory: there is no such folder"
+        fix = f"give a run directory such as {example_run()}{alternative}"
         yield Problem("run", run, why, fix)
 
 

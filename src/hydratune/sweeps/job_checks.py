@@ -26,6 +26,7 @@ from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import HYDRA_FILE, SWEEP_FILE, SweepJob, varying
 from hydratune.settings.commands import Resume, TrainConfig, load
+from hydratune.settings.not_given import not_given
 from hydratune.settings.overrides import typed_overrides
 from hydratune.settings.registry import all_variants, override_key, plain, typed
 from hydratune.settings.used_parts import only_in_this_process
@@ -182,7 +183,7 @@ def _uncomposed(error: OmegaConfBaseException, overrides: Sequence[str]) -> Prob
     why = f"this setting has no default, and the job {chosen} needs it"
     option = next((f"{o} " for o in overrides if override_key(o) == groups[0]), "")
     # the other options of the group may have no such setting
-    return Problem(key, "???", why, f"give it on the command line: {option}{key}=VALUE")
+    return not_given(key, why, option)
 
 
 def _launchers_in_files(context: HydraContext, composed: DictConfig) -> dict[str, str]:

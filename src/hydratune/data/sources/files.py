@@ -1,5 +1,6 @@
 """``data=files``: your own files."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from hydratune.errors import Problem
 from hydratune.settings.paths import path_setting
 from hydratune.settings.registry import variant
 
+_FILES_NAMED = 3
 _GENERIC_NAMES = ("train", "training", "data")  # of files: their folder says what they are
 
 
@@ -47,8 +49,7 @@ class FilesData(RecordsConfig):
         for name in SPLIT_NAMES:
             file = getattr(self, name)
             if file is not None and not Path(file).is_file():
-                fix = f"give a file that ends with {', '.join(SUFFIXES)}"
-                yield Problem(f"data.{name}", file, _why_no_file(Path(file)), fix)
+                yield Problem(f"data.{name}", file, *_no_file(Path(file)))
         yield from self._delimiter_problems()
         yield from self.record_problems()
 
@@ -95,13 +96,34 @@ def _is_streamed(path: Path) -> bool:
     return path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
-def _why_no_file(path: Path) -> str:
-    """Return why a path is not a file that can be read."""
+def _no_file(path: Path) -> tuple[str, str]:
+    """Return why a path is not a file that can be read, and which files are near it."""
+    folder = path if path.is_dir() else path.parent
     if path.is_dir():
-        return "this is a folder, not a file"
-    if path.is_symlink() and not path.exists():
-        return f"this is a link to {path.readlink()}, which does not exist"
-    return "this is a pipe or a device, not a file" if path.exists() else "no such file"
+        why = "this is a folder, not a file"
+    elif path.is_symlink() and not path.exists():
+        why = f"this is a link to {path.readlink()}, which does not exist"
+    elif path.exists():
+        why = "this is a pipe or a device, not a file"
+    else:
+        why = "no such file" if folder.is_dir() else f"no such file: there is no folder {folder}"
+    near = data_files(folder, path.name)
+    if near:
+        return why, f"files with rows in that folder: {', '.join(map(str, near))}"
+    here = "" if path.is_absolute() else f" (a relative path begins in {Path.cwd()})"
+    return why, f"give a file that ends with {', '.join(SUFFIXES)}{here}"
+
+
+def data_files(folder: Path, name: str) -> list[Path]:
+    """Return files with rows in ``folder``, at most three, those with names like ``name`` first."""
+    if not folder.is_dir():
+        return []
+    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    return sorted(files, key=lambda file: (-_likeness(file.name, name), file.name))[:_FILES_NAMED]
+
+
+def _likeness(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, name, other).ratio()
 
 
 def _count_lines(path: Path) -> int:

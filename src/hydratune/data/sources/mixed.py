@@ -13,12 +13,12 @@ from hydratune.data.sources.base import OpenedSource, SourceConfig
 from hydratune.errors import ConfigError, DataError, Problem
 from hydratune.settings import packages
 from hydratune.settings.data import DataConfig
+from hydratune.settings.not_given import not_given
 from hydratune.settings.paths import expand_paths
 from hydratune.settings.registry import is_own, variant, variant_class, variant_names
 
 _NOT_MIXED = ("mixed", "prepared")
 _OWN_OF_A_PART = {"system_prompt", "max_train_rows"}  # shared settings that each part may have
-_NO_DEFAULT = "???"
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ def _part_problems(key: str, values: object) -> Iterator[Problem]:
     try:
         own = read_part(settings).settings
     except MissingMandatoryValue as error:
-        missing = f"{key}.{error.key}"
-        yield Problem(missing, _NO_DEFAULT, "this setting has no default", f"+{missing}=VALUE")
+        yield not_given(f"{key}.{error.key}", before="+")
         return
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
