@@ -52,7 +52,7 @@ def test_wrong_flags_say_what_to_type(typed: Sequence[str], advice: str) -> None
 
 
 def test_a_flag_is_a_setting_of_its_own_command() -> None:
-    with pytest.raises(InputError, match=": rows=4$"):
+    with pytest.raises(InputError, match=r": rows=4$"):
         read_arguments(["--rows", "4"], "judge")
 
 

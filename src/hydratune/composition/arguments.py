@@ -142,9 +142,7 @@ def check_settings(
         if override.key_or_group in all_variants() and override.package is None:
             problems += _group_problems(override, setting, command)
         else:
-            problems += hydra_problems(
-                override, setting, command, is_sweep=is_sweep, shows=shows
-            )
+            problems += hydra_problems(override, setting, command, is_sweep=is_sweep, shows=shows)
             problems += _none_problems(override, setting)
         if not is_sweep:
             problems += sweep_problems(override, setting, command)

@@ -2,8 +2,6 @@
 model or data set on the hub, or an option that is spelled nearly so.
 """
 
-from pathlib import Path
-
 from hydratune.composition.suggestions import nearest_option
 from hydratune.data.answers import REPORT_FILE
 from hydratune.data.sources.files import data_files

@@ -15,8 +15,8 @@ from hydratune.settings.data import DataConfig
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.judge import AskingConfig, FactsConfig
 from hydratune.settings.model import ModelConfig, Quantization
-from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
 from hydratune.settings.not_given import example_run
+from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
 from hydratune.settings.paths import CONFIG_FILE, path_setting
 from hydratune.settings.ranges import at_least, one_of
 from hydratune.settings.registry import plain, typed
