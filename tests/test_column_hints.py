@@ -51,7 +51,7 @@ def test_the_hint_is_read_and_then_the_file(
 
 
 def test_the_example_has_the_quotes_of_the_shell(hydratune: Command, tmp_path: Path) -> None:
-    rows = [{"my question": f"Which of {n}?", "my answer": f"{n} is."} for n in range(3)]
+    rows = [{"my query": f"Which of {n}?", "my reply": f"{n} is."} for n in range(3)]
     write_rows(tmp_path / "a.csv", rows)
     code, text = hydratune("train", *SMALL, "data=files", "data.train=a.csv")
-    assert code == 2 and "(with quotes: '+data.columns.prompt=my question')" in text
+    assert code == 2 and "(with quotes: '+data.columns.prompt=my query')" in text

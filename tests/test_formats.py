@@ -108,6 +108,35 @@ def test_text_column_alone_is_a_document(tmp_path: Path, caplog: pytest.LogCaptu
         read_row(tmp_path / "c.jsonl", {"text": "a", "prompt": "b"})
 
 
+@pytest.mark.parametrize(
+    ("columns", "advice"),
+    [
+        (
+            ("question", "anser"),
+            "Is anser meant as answer? Then type +data.columns.question=question"
+            " +data.columns.answer=anser",
+        ),
+        (
+            ("Prompt", "Completion"),
+            "Is Prompt meant as prompt and Completion meant as completion? Then type"
+            " +data.columns.prompt=Prompt +data.columns.completion=Completion",
+        ),
+        (("frage", "antwort"), "Name yours: +data.columns.prompt=YOURS"),
+    ],
+)
+def test_misspelled_columns_are_recognised(
+    columns: tuple[str, str], advice: str, tmp_path: Path
+) -> None:
+    row = dict.fromkeys(columns, "a")
+    with pytest.raises(DataError, match="question/answer") as caught:
+        read_row(tmp_path / "a.jsonl", row)
+    assert advice in str(caught.value)
+    if "Then type " in advice:
+        typed = advice.partition("Then type ")[2].split()
+        words = (word.removeprefix("+data.columns.").partition("=") for word in typed)
+        assert read_row(tmp_path / "b.jsonl", row, {k: v for k, _, v in words}).answer == "a"
+
+
 def test_documents_are_split_by_their_text() -> None:
     from hydratune.data.splits import place
 

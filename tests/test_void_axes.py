@@ -9,6 +9,7 @@ import pytest
 
 import test_config
 from conftest import write_rows
+from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError
 from hydratune.evaluation.power import least_difference, rows_needed
 from hydratune.experiment.idle_settings import (
@@ -20,8 +21,9 @@ from hydratune.experiment.idle_settings import (
     remedy,
     without_effect,
 )
+from hydratune.settings.commands import TrainConfig
 from hydratune.sweeps import launch
-from hydratune.sweeps.test_size import too_few_test_rows
+from hydratune.sweeps.test_size import say_if_too_few_test_rows, too_few_test_rows
 
 compose = cache(test_config.compose)  # several tests of a pair need the same settings
 Command = Callable[..., tuple[int, str]]
@@ -197,6 +199,34 @@ def test_a_test_set_that_can_show_nothing_is_said_before_the_sweep(
     assert "234 test rows show 10 points" in " ".join(text.split())
     _, text = hydratune("train", "-m", "seed=0,1")
     assert "test rows" not in text  # 100 of them
+
+
+def test_a_sweep_of_one_job_says_that_no_setting_has_several_values(
+    hydratune: Command, jobs_run: list[list[str]]
+) -> None:
+    _, text = hydratune("train", "-m", *SMOKE)
+    assert jobs_run == [["0"]]
+    assert "no setting has several values, so the sweep is one run" in text
+    _, text = hydratune("train", "-m", *SMOKE, "seed=0,1")
+    assert "several values" not in text
+
+
+def test_rows_that_a_hash_splits_off_are_a_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}] * 40)
+
+    def said(**settings: object) -> str:
+        data = FilesData(train=str(file), **settings)  # type: ignore[arg-type]
+        say_if_too_few_test_rows([TrainConfig(data=data)])
+        return " ".join(capsys.readouterr().out.split())
+
+    # 40 rows, each with probability 0.1: 4 +- 2 * 1.9
+    assert "about 1 to 8 test rows (a hash decides how many); with 8: " in said()
+    assert "about 1 to 5 test rows (a hash decides how many); with 5: " in said(max_test_rows=5)
+    assert "about 1 test row: " in said(max_test_rows=1)
+    assert "about 40 test rows" not in said(test=str(file))
+    assert "about 3 test rows: " in said(test=str(file), max_test_rows=3)
 
 
 def test_the_number_of_rows_that_would_do_shows_the_difference() -> None:

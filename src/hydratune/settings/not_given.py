@@ -1,4 +1,4 @@
-"""What is said of a setting that was not given and has no default, or of a run that is not there."""
+"""What is said of a setting that has to be given and was not, or of a run that is not there."""
 
 from itertools import islice
 from pathlib import Path

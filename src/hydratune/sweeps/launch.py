@@ -48,6 +48,10 @@ from hydratune.tracking.wandb import sweep_page, sync_command
 from hydratune.wording import counted
 
 _ACCEPTED = f".{HYDRA_FILE}"  # multirun.yaml of the last sweep in the folder that was not refused
+_ONE_JOB = (
+    "no setting has several values, so the sweep is one run: give values with commas between them,"
+    " such as optimizer.lr=1e-4,1e-3, or leave out -m"
+)
 
 
 def launch(
@@ -77,6 +81,8 @@ def launch(
         _write_sweep(folder, jobs)
         place = escape(str(relative_path(folder)))
         console.print(f"[bold]sweep of {counted(len(jobs), 'job')}[/]  {place}", soft_wrap=True)
+        if len(jobs) == 1 and first == 0:
+            console.print(f"[yellow]{_ONE_JOB}", soft_wrap=True)
         failed = run_jobs(context, folder, jobs, options)
     _print_stopped(jobs)
     section("ranking")

@@ -4,6 +4,7 @@ A layout is ``messages``, ``sharegpt``, ``alpaca``, a pair such as ``prompt/comp
 ``text`` (documents).
 """
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeGuard
 
@@ -47,6 +48,7 @@ COLUMNS = (
     *sorted(EXTRA),
 )
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "parts")
+_NEAR = 0.75  # least likeness of a column's name to that of a side
 _CHATS = {"messages": "messages", "conversations": "sharegpt"}  # column -> layout
 _NO_SIDE_OF_A_PAIR = EXTRA | {"text", "source", "context", HISTORY, REASONING}
 
@@ -134,12 +136,31 @@ def layout_of_record(record: Record, where: str) -> str:
             f"{where}: the column {turns} holds conversations; name it:"
             f" {as_typed('+data.columns.messages', turns)}"
         )
+    advice = _nearest_pair(record) or (
+        "Name yours: +data.columns.prompt=YOURS +data.columns.completion=YOURS, or"
+        f" +data.columns.text=YOURS{_example_with_quotes(record)}"
+    )
     raise DataError(
         f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages,"
-        " conversations, instruction/input/output, prompt/completion or text. Name yours:"
-        " +data.columns.prompt=YOURS +data.columns.completion=YOURS, or +data.columns.text=YOURS"
-        f"{_example_with_quotes(record)}"
+        " conversations, instruction/input/output, prompt/completion, question/answer, input/output"
+        f" or text. {advice}"
     )
+
+
+def _nearest_pair(record: Record) -> str:
+    """Return what to type where the names of columns are nearly those of a pair; "" elsewhere."""
+    own: dict[str, str] = {}  # name of a side -> column
+    for column in map(str, record):
+        names = [name for name in _SIDES if name not in record]
+        near = difflib.get_close_matches(column.lower(), names, n=1, cutoff=_NEAR)
+        for name in [column] if column in _SIDES else near:
+            own.setdefault(name, column)
+    for pair in (("instruction", "output"), *PAIRS):
+        if pair[0] in own and pair[1] in own:
+            meant = [f"{own[name]} meant as {name}" for name in pair if own[name] != name]
+            settings = [as_typed(f"+data.columns.{name}", own[name]) for name in pair]
+            return f"Is {' and '.join(meant)}? Then type {' '.join(settings)}"
+    return ""
 
 
 def _example_with_quotes(record: Record) -> str:
