@@ -32,10 +32,12 @@ def _spread(data: DataConfig) -> tuple[int, int] | None:
 
     None where the number does not depend on a hash.
     """
-    is_split_off = isinstance(data, FilesData) and data.test is None and data.stratify is None
-    limits = dict.fromkeys(("max_train_rows", "max_validation_rows", "max_test_rows"))
-    every = expected_rows(replace(data, **limits))
-    if not is_split_off or data.overfit_rows is not None or every is None:
+    if not isinstance(data, FilesData) or data.test is not None or data.stratify is not None:
+        return None
+    every = expected_rows(
+        replace(data, max_train_rows=None, max_validation_rows=None, max_test_rows=None)
+    )
+    if data.overfit_rows is not None or every is None:
         return None
     rows = every.train + every.test + (every.validation if data.validation is None else 0)
     deviation = math.sqrt(rows * data.test_fraction * (1 - data.test_fraction))
