@@ -196,11 +196,10 @@ def test_decide_writes_its_report(
     assert code == 0, text
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "sums.md").write_text("Two and two is four.\n\nThree plus three is six.")
-    code, text = hydratune(
-        "decide", "run=run", "knowledge=docs", "output=decided", "evaluation.shots=1"
-    )
+    code, text = hydratune("decide", "run=run", "knowledge=docs", "evaluation.shots=1")
     assert code == 0, text
-    decision = json.loads(Path("decided/decision.json").read_text())
+    folder = Path("outputs/decide/smoke-run")  # the name of the run, and its folder
+    decision = json.loads((folder / "decision.json").read_text())
     assert set(decision["systems"]) == {"base", "fewshot", "nearest", "rag", "tuned", "tuned_rag"}
     assert decision["choice"] == "undecided" and "cannot be decided on" in decision["headline"]
     assert not any("too few to build on" in reason for reason in decision["reasons"])
@@ -209,7 +208,8 @@ def test_decide_writes_its_report(
         decision["systems"]["rag"]["per_1000_calls"]["tokens_in"]
         > decision["systems"]["base"]["per_1000_calls"]["tokens_in"]
     )
-    page = Path("decided/report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "<title>smoke: " in page
     assert (
         decision["headline"] in page
         and "http:" not in page
@@ -253,11 +253,11 @@ def test_the_whole_prompt_is_stored_with_the_hash_of_its_tokens(
         )
         assert code == 0, text
     assert "taken from the cache" in text
-    code, text = hydratune("decide", "run=run", "output=decided", "evaluation.shots=2")
+    code, text = hydratune("decide", "run=run", "name=mine", "evaluation.shots=2")
     assert code == 0, text
     files = [
         file
-        for name in ("run", "again", "decided")
+        for name in ("run", "again", "outputs/decide/mine-run")
         for file in Path(name).glob("predictions*.jsonl")
     ]
     assert len(files) == 3 + 3 + 6
