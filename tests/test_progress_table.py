@@ -254,3 +254,19 @@ def test_the_best_job_is_that_with_the_best_monitored_metric() -> None:
             numbers = {"validation loss": 1.0, "validation field F1": value}
             lines[name].update(Stage("training", 50, 100, numbers=numbers), 10.0)
     assert lines["a"].best == 0.4 and "best so far: job a" in summary(lines, 12.0)
+
+
+def test_the_last_line_of_plain_progress_has_the_last_numbers(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with progress("training", 2) as ticker:
+        ticker.advance(1, 10, loss=2.0)
+        ticker.advance(1, 10, loss=1.0)
+        ticker.advance(0, validation_loss=3.0)
+    (printed,) = capfd.readouterr().out.splitlines()
+    assert printed.startswith("training: 2/2, ") and printed.endswith(
+        ", loss 1.0000, validation loss 3.0000"
+    )
+    with progress("training", 2) as ticker:  # one that ends before
+        ticker.advance(1, 10, loss=2.0)
+    assert not capfd.readouterr().out

@@ -341,3 +341,17 @@ def test_half_precision(hydratune: Command, tmp_path: Path, precision: str, adap
     )
     assert code == 0, text
     assert all(math.isfinite(float(row["train/loss"])) for row in history(tmp_path / "run"))
+
+
+def test_few_validation_rows_are_said_unless_they_were_asked_for(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    file = write_rows(
+        tmp_path / "rows.jsonl",
+        [{"prompt": f"thing {n}?", "completion": f"red {n}"} for n in range(60)],
+    )
+    words = ("train", *SMALL, "data=files", f"data.train={file}", "preview=1")
+    code, text = hydratune(*words, "data.validation_fraction=0.03")
+    assert code == 0 and "only 3 validation rows" in text, text
+    code, text = hydratune(*words)  # 4 of them, as the settings say
+    assert code == 0 and "validation rows" not in text, text

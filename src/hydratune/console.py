@@ -251,6 +251,7 @@ class Ticker:
         self._numbers: dict[str, float] = {}
         self._texts: dict[str, str] = {}  # name of a number -> how it is written
         self._start = self._last_line = time.monotonic()
+        self._last = (0.0, "")  # what the last line said
         self._listener: StageListener | None = getattr(_thread, "listener", None)
         if self._listener is not None:
             self._listener(Stage(title, 0.0, total))
@@ -295,8 +296,18 @@ class Ticker:
         elif self._bars is not None and self._task is not None:
             note = self._note()
             self._bars.update(self._task, completed=self._done, amount=self._amount, note=note)
-        elif not self.quiet and self._line_is_due(steps):
+        elif not self.quiet and time.monotonic() - self._last_line > _PLAIN_INTERVAL:
             self._print_line()
+
+    def close(self) -> None:
+        """Print the last line, with the numbers that came after the last step."""
+        prints = self._listener is None and self._bars is None and not self.quiet
+        if prints and self._done and self._done == self.total and self._last != self._state():
+            self._print_line()
+
+    def _state(self) -> tuple[float, str]:
+        """Return what a line says, apart from times."""
+        return self._done, self._note()
 
     def _stage(self) -> Stage:
         elapsed = time.monotonic() - self._start
@@ -308,12 +319,8 @@ class Ticker:
     def _note(self) -> str:
         return ", ".join(f"{name} {text}" for name, text in self._texts.items())
 
-    def _line_is_due(self, steps: float) -> bool:
-        late = time.monotonic() - self._last_line > _PLAIN_INTERVAL
-        return late or bool(steps and self._done == self.total)
-
     def _print_line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._last = time.monotonic(), self._state()
         elapsed, done_here = self._last_line - self._start, self._done - self._resumed_at
         parts = [f"{self.title}: {int(self._done)}/{self.total}"]
         if elapsed > 0 and self._amount:
@@ -335,7 +342,9 @@ def progress(
     """
     has_listener = getattr(_thread, "listener", None) is not None
     if quiet or not console.is_terminal or has_listener:
-        yield Ticker(title, total, unit, None, quiet=quiet)
+        ticker = Ticker(title, total, unit, None, quiet=quiet)
+        yield ticker
+        ticker.close()
         return
     columns = (
         TextColumn("{task.description}"),

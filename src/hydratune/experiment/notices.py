@@ -18,6 +18,7 @@ from hydratune.settings.evaluation import Baseline
 from hydratune.settings.monitor import Monitor
 from hydratune.wording import counted
 
+_FEW_VALIDATION_ROWS = 5
 _MOST_STATEMENTS = 10  # about how a source was read, on the terminal; data.json has all
 
 _CANARY = "canary, a made-up row with a secret, is"
@@ -72,6 +73,7 @@ def print_notices(job: Job, base_warning: str) -> None:
         console.print(f"[dim]{escape(statement)}", soft_wrap=True)
     _print_precision(job)
     _print_direction(job)
+    _print_few_validation_rows(job)
     if count := job.config.evaluation.canaries:
         console.print(f"[yellow]{counted(count, _CANARY, _CANARIES)} among the training rows")
     findings = _describe_findings(job.prepared, facts)
@@ -85,6 +87,17 @@ def print_notices(job: Job, base_warning: str) -> None:
         console.print(f"[yellow]data checks {escape(skipped)}", soft_wrap=True)
     if base_warning:
         console.print(f"[yellow]{escape(base_warning)}", soft_wrap=True)
+
+
+def _print_few_validation_rows(job: Job) -> None:
+    count, limit = len(job.sets.validation), job.config.data.max_validation_rows
+    if count < _FEW_VALIDATION_ROWS and (limit is None or count < limit):
+        console.print(
+            f"[yellow]only {counted(count, 'validation row')}: the weights that are kept, and the"
+            " best run of a sweep, are chosen by so few; a larger data.validation_fraction, or rows"
+            " of your own as data.validation, help",
+            soft_wrap=True,
+        )
 
 
 def _print_few_shot(job: Job) -> None:
