@@ -16,6 +16,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import hydratune
+from compared_runs import write_run
 from hydratune.config import CONF
 from hydratune.errors import ConfigError, InputError, RunError, SweepError
 
@@ -49,7 +50,9 @@ def test_the_import_is_instant_and_loads_nothing_heavy() -> None:
     code = (
         "import sys, time; start = time.process_time(); import hydratune\n"
         "print(time.process_time() - start, sorted({m.partition('.')[0] for m in sys.modules}))\n"
-        "assert set(hydratune.__all__) <= set(dir(hydratune))"
+        "import hydratune.errors\n"
+        "public = {name for name in dir(hydratune) if not name.startswith('__')}\n"
+        "assert public == set(hydratune.__all__), public\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, _, modules = done.stdout.partition(" ")
@@ -143,7 +146,7 @@ def test_rows_beside_another_data_set_are_refused() -> None:
     for settings in ("data=contracts", "data.train=x.jsonl"):
         with pytest.raises(InputError, match="names others"):
             hydratune.compose(settings, data=TABLE)
-    with pytest.raises(InputError, match=r"hydratune.compose\(..., data=...\)"):
+    with pytest.raises(InputError, match=r"compose returned .*compose\(.*, data=rows\)"):
         hydratune.train(hydratune.compose("model=tiny"), data=TABLE)
 
 
@@ -397,10 +400,32 @@ def test_a_sweep_runs_its_jobs_and_is_compared(
     assert compared.table["objective"].min() == compared.best.value("val/loss")
     assert compared.write().is_file() and str(swept.path) in str(compared.write())
     assert repr(swept).endswith("2 jobs)")
+    (row,) = compared.summary.to_dict("records")  # two seeds of the same settings
+    assert row["place"] == "1" and row["seeds"] == "2" and "±" in row["validation loss"]
     by_answers = hydratune.compare(swept, metric="eval/exact_match")
     assert "exact match" in by_answers.verdict
     with pytest.raises(InputError, match="metric"):
         hydratune.compare(swept.runs, metric="eval/nothing")
+
+
+def test_a_comparison_shows_a_short_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", loss=0.5, lr=1e-3)
+    write_run(tmp_path / "b", loss=0.4, lr=1e-4, right=[True] * 30 + [False] * 10)
+    compared = hydratune.compare(tmp_path)
+    assert list(compared.summary["place"]) == ["1", "2"]
+    assert list(compared.summary["run"]) == ["b", "a"]
+    assert list(compared.summary["lr"]) == ["0.0001", "0.001"]
+    assert list(compared.summary["validation loss"]) == ["0.4000", "0.5000"]
+    assert "exact match (%)" in compared.summary and len(compared.summary.columns) < 9
+    text = repr(compared)
+    assert text.startswith("Comparison of 2 runs\nplace run") and compared.verdict in text
+    shown = compared._repr_html_()
+    assert shown.count("<tr") == 3 and "<p>best: " in shown
+
+
+def test_a_sweep_of_one_job_is_described_in_the_singular(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text('{"jobs": {"0": {"overrides": [], "varying": {}}}}')
+    assert repr(hydratune.Sweep(tmp_path)).endswith(", 1 job)")
 
 
 def test_a_refused_sweep_raises_what_the_command_prints() -> None:

@@ -139,11 +139,10 @@ def test_wandb_twin_has_the_same_parameters_and_they_exist(name: str) -> None:
 @pytest.mark.parametrize(
     "file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem
 )
-def test_sweep_begins_with_its_command(file: Path) -> None:
-    assert file.read_text().splitlines()[:2] == [
-        "# @package _global_",
-        f"# hydratune train -m sweep={file.stem}",
-    ]
+def test_sweep_begins_with_its_purpose_and_its_command(file: Path) -> None:
+    package, purpose, command = file.read_text().splitlines()[:3]
+    assert package == "# @package _global_" and purpose[2].isupper()
+    assert command == f"# hydratune train -m sweep={file.stem}"
 
 
 def test_unknown_key_names_the_nearest() -> None:

@@ -99,6 +99,25 @@ def test_recommendation_follows_from_the_metrics(right: dict[str, int], choice: 
 
 
 @pytest.mark.parametrize(
+    ("base", "tuned", "choice"),
+    [(10, 12, "undecided"), (0, 20, "tune"), (20, 0, "prompt"), (10, 10, "undecided")],
+)
+def test_few_rows_decide_only_what_they_show(base: int, tuned: int, choice: str) -> None:
+    """Of 20 rows: a large difference is shown in either direction, a small one is not ruled out."""
+    right = {"base": base, "tuned": tuned}
+    measures = {
+        system: {"exact_match": rate([(i * 7 + len(system)) % 20 < hits for i in range(20)])}
+        for system, hits in right.items()
+    }
+    rows = {system: [{"group": None}] * 20 for system in right}
+    decision = decide(measures, rows, "exact_match", 0.02, EvaluationConfig(bootstrap_samples=300))
+    assert decision.choice == choice, decision
+    is_named = any("20 independent test rows are too few" in reason for reason in decision.reasons)
+    assert is_named is (choice != "undecided")
+    assert ("cannot be decided" in decision.headline) is (choice == "undecided")
+
+
+@pytest.mark.parametrize(
     ("tokens", "tuned", "choice"), [(700, 90, "either"), (150, 90, "prompt"), (700, 60, "prompt")]
 )
 def test_equal_quality_with_shorter_prompts_is_reported(
@@ -177,19 +196,20 @@ def test_decide_writes_its_report(
     assert code == 0, text
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "sums.md").write_text("Two and two is four.\n\nThree plus three is six.")
-    code, text = hydratune(
-        "decide", "run=run", "knowledge=docs", "output=decided", "evaluation.shots=1"
-    )
+    code, text = hydratune("decide", "run=run", "knowledge=docs", "evaluation.shots=1")
     assert code == 0, text
-    decision = json.loads(Path("decided/decision.json").read_text())
+    folder = Path("outputs/decide/smoke-run")  # the name of the run, and its folder
+    decision = json.loads((folder / "decision.json").read_text())
     assert set(decision["systems"]) == {"base", "fewshot", "nearest", "rag", "tuned", "tuned_rag"}
-    assert any("are too few to build on" in reason for reason in decision["reasons"])
+    assert decision["choice"] == "undecided" and "cannot be decided on" in decision["headline"]
+    assert not any("too few to build on" in reason for reason in decision["reasons"])
     assert decision["metric"] == "rougeL" and decision["headline"] in text
     assert (
         decision["systems"]["rag"]["per_1000_calls"]["tokens_in"]
         > decision["systems"]["base"]["per_1000_calls"]["tokens_in"]
     )
-    page = Path("decided/report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "<title>smoke: " in page
     assert (
         decision["headline"] in page
         and "http:" not in page
@@ -233,11 +253,11 @@ def test_the_whole_prompt_is_stored_with_the_hash_of_its_tokens(
         )
         assert code == 0, text
     assert "taken from the cache" in text
-    code, text = hydratune("decide", "run=run", "output=decided", "evaluation.shots=2")
+    code, text = hydratune("decide", "run=run", "name=mine", "evaluation.shots=2")
     assert code == 0, text
     files = [
         file
-        for name in ("run", "again", "decided")
+        for name in ("run", "again", "outputs/decide/mine-run")
         for file in Path(name).glob("predictions*.jsonl")
     ]
     assert len(files) == 3 + 3 + 6
@@ -306,6 +326,10 @@ def test_few_rows_decide_nothing_and_show_no_interval() -> None:
         and comparison.p == 1
         and not comparison.better
         and "(too few independent rows for an interval: 1)" in comparison.sentence()
+    )
+    assert decision.choice == "undecided" and decision.headline == (
+        "this cannot be decided on 1 independent test row: give 30 or more; until then prompt, do"
+        " not fine-tune yet (here base, zero-shot is as good as any prompt)"
     )
     assert any("one run of one seed" in reason for reason in decision.reasons)
     costs = {system: {"tokens_in": 1, "tokens_out": 1, "seconds": 1} for system in measures}

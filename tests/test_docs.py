@@ -137,6 +137,13 @@ def test_every_link_leads_to_a_page_and_a_heading(docs: Path) -> None:
     assert broken == [] and count > 100
 
 
+@every_page
+def test_a_page_says_when_pages_that_it_links_to_have_to_be_made(page: Path) -> None:
+    text = page.read_text("utf-8")
+    is_linked = any("generated/" in link for link in doc_pages.links_of(text))
+    assert not is_linked or "(after `make docs`" in text
+
+
 def _anchors(page: Path) -> set[str]:
     return doc_pages.anchors_of(page.read_text("utf-8")) if page.is_file() else set()
 

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from hydratune.composition.listing import describe_option, groups, options
 from hydratune.composition.resolvers import CONF
@@ -37,6 +39,26 @@ def test_every_option_is_described(group: str) -> None:
     assert options(group)
     for name, text in options(group):
         assert len(text) > 5, f"{group}={name} has no comment at the top of its file"
+
+
+def test_the_list_says_what_an_option_is(hydratune: Command) -> None:
+    """Of a model its id, size and licence; of a sweep its purpose; of no option lines of YAML."""
+    text = " ".join(hydratune("configs")[1].split())
+    models = [file for file in (CONF / "model").glob("*.yaml") if hub_id(file)]
+    assert len(models) > 5
+    for model in models:
+        assert f"{model.stem} {hub_id(model)}, " in text
+        assert " parameters; licence: " in describe_option(model), model
+    for sweep in (CONF / "sweep").glob("*.yaml"):
+        assert f"{sweep.stem} hydratune" not in text
+    assert "{source:" not in text and "data.train=calls.csv 8192" not in text
+
+
+def hub_id(file: Path) -> str:
+    """Return the id of a model on the hub, "" for other models."""
+    settings = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(settings, dict)
+    return str(settings.get("id", "")).replace("???", "")
 
 
 def test_lines_of_a_description_become_sentences() -> None:

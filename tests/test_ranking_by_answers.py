@@ -133,3 +133,22 @@ def test_a_validation_metric_has_the_title_and_direction_of_its_row() -> None:
     assert title("val/loss") == "validation loss"
     assert lower_is_better("val/field_f1") is False and lower_is_better("val/perplexity") is True
     assert lower_is_better("val/my_metric") is None
+
+
+def test_without_a_ranking_nothing_is_said_of_a_best_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", loss=0.9, rows="these tokens")
+    write_run(tmp_path / "b", loss=0.1, rows="those tokens", lr=1e-4)
+    result = compared(tmp_path)
+    assert result.best is None and verdict(result)[0].startswith("no best run")
+    assert not any("best" in note or "choose" in note for note in result.notes), result.notes
+
+
+def test_losses_of_other_tokens_do_not_choose_another_run(tmp_path: Path) -> None:
+    """Two base models: their answers to the same rows are ranked, their losses are not compared."""
+    for name, right, loss in (("a", 35, 0.9), ("b", 5, 0.1)):
+        run = monitored_run(tmp_path / name, hits(right), loss, lr=loss / 1000)
+        hashes = {"hash": "the same rows", "tokens_hash": f"tokens of {name}"}
+        (run / "data.json").write_text(json.dumps({"splits": {"validation": hashes}}))
+    result = compared(tmp_path)
+    assert result.best is not None and result.best.runs[0].name == "a"
+    assert not any("would choose" in note for note in result.notes), result.notes

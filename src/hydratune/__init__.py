@@ -43,4 +43,6 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Return the public names, without the modules that were imported so far."""
+    dunders = (name for name in globals() if name.startswith("__"))
+    return sorted({*dunders, *__all__})

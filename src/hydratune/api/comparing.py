@@ -1,5 +1,6 @@
 """``hydratune.compare``: rank runs, and say which differences are statistically significant."""
 
+import html
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from hydratune.api.sweeping import Sweep
 
 _PAGE_HEIGHT = 900  # pixels
+_MOST_SETTINGS = 4  # that vary, in the summary
+_WIDTH = 110  # letters of a line of the summary
 
 
 class Comparison:
@@ -33,12 +36,32 @@ class Comparison:
 
     @property
     def table(self) -> "pandas.DataFrame":
-        """A row for every run, the best first: its place, settings that vary, and all metrics."""
+        """A row for every run, the best first, with all that is known: columns to compute with.
+
+        Some hundreds: ``place``, ``name``, ``run`` (its folder), ``state``, settings that vary such
+        as ``setting/optimizer.lr``, and every metric by its name (``objective`` is what ranks),
+        with the ends of its interval behind it: ``eval/nll``, ``eval/nll/low``,
+        ``eval/nll/high``. ``less_the_best/nll`` is a difference to the best run on the same rows,
+        with its corrected ``.../p``. To read, take ``summary``.
+        """
         import pandas
 
         from hydratune.comparison.exports import records
 
         return pandas.DataFrame(records(self._compared))
+
+    @property
+    def summary(self) -> "pandas.DataFrame":
+        """A short table to read, the best first: place, run, settings that vary, and main metrics.
+
+        Runs that differ in their seeds alone are one row. Values are texts with their intervals.
+        """
+        import pandas
+
+        from hydratune.comparison.exports import ranking
+
+        headings, rows = ranking(self._compared, settings=_MOST_SETTINGS)
+        return pandas.DataFrame(rows, columns=["place", *headings[1:]])
 
     @property
     def verdict(self) -> str:
@@ -66,7 +89,17 @@ class Comparison:
         show_page(self.write(), height)
 
     def __repr__(self) -> str:
-        return f"Comparison of {counted(len(self._compared.runs), 'run')}\n{self.verdict}"
+        table = self.summary.to_string(index=False, line_width=_WIDTH)
+        return f"{self._title}\n{table}\n{self.verdict}"
+
+    def _repr_html_(self) -> str:
+        sentences = "<br>".join(html.escape(line) for line in self.verdict.splitlines())
+        table = self.summary.to_html(index=False, border=0)
+        return f"<b>{html.escape(self._title)}</b>{table}<p>{sentences}</p>"
+
+    @property
+    def _title(self) -> str:
+        return f"Comparison of {counted(len(self._compared.runs), 'run')}"
 
 
 def compare(

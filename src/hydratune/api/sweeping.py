@@ -17,6 +17,7 @@ from hydratune.console import relative_path
 from hydratune.errors import InputError, RunError, SweepError
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.overrides import value_text
+from hydratune.wording import counted
 
 if TYPE_CHECKING:
     from hydratune.api.rows import Rows
@@ -50,7 +51,8 @@ class Sweep:
         return compare(self.path, metric=metric, mode=mode)
 
     def __repr__(self) -> str:
-        return f"Sweep({str(relative_path(self.path))!r}, {len(read_sweep(self.path))} jobs)"
+        jobs = counted(len(read_sweep(self.path)), "job")
+        return f"Sweep({str(relative_path(self.path))!r}, {jobs})"
 
 
 def sweep(

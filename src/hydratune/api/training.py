@@ -71,7 +71,8 @@ def train(
             or a mapping from settings to values), or what ``compose`` returned.
         data: rows in memory: a pandas DataFrame, a ``datasets.Dataset`` or a list of mappings, or
             a mapping from ``train``, ``validation`` and ``test`` to such tables. They are written
-            to JSONL files below ``outputs/rows``.
+            to JSONL files below ``outputs/rows``. With what ``compose`` returned, they are given
+            there: ``compose(..., data=rows)``.
         model: a loaded model of transformers instead of the one that the settings name. It is not
             changed: the run attaches its adapter to a copy of the modules with the same tensors.
         tokenizer: of ``model``; by default it is read from where the model was loaded.
@@ -120,7 +121,10 @@ def _plan(
     composed = None
     if isinstance(settings, TrainConfig):
         if data is not None:
-            raise InputError("data: give the rows to hydratune.compose(..., data=...), not here")
+            raise InputError(
+                "data: what compose returned names its data already; give the rows there:"
+                ' hydratune.compose("model=tiny", data=rows)'
+            )
         config = _as_typed(settings)
         name = run_name(config.name, "run")
         place = Path("outputs") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"

@@ -38,7 +38,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     from hydratune.experiment.prepare import prepare
 
     settings, record = choose_settings(config)
-    name = str(config.name or settings.name)
+    name = str(settings.name)
     folder = Path(config.output) if config.output else None
     output = folder or Path("outputs/decide") / _folder_name(name, record)
     section("set-up")

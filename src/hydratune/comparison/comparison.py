@@ -193,7 +193,7 @@ def compare(
         tuple(_metrics_beside(runs, by, main)),
         why_not_ranked,
         set_aside,
-        tuple(_notes(runs, ranked, by, keys, significance, own_effects)),
+        tuple(_notes(runs, ranked, by, keys, significance, own_effects, not why_not_ranked)),
         significance.on_rows,
         significance.on_seeds,
         significance.count,
@@ -271,15 +271,17 @@ def _notes(
     keys: Sequence[str],
     significance: Significance,
     own_effects: Sequence[Effect],
+    is_ranked: bool,
 ) -> list[str]:
     """Return what a reader should know before believing the ranking, in sentences."""
     notes = []
-    if by.on_test:
+    if by.on_test and is_ranked:
         notes.append(
             f"chosen by {title(by.metric)} on the test rows: the score of the best is"
             " optimistically biased; choose on validation"
         )
-    notes += _notes_on_choice(ranked, by) + list(significance.notes)
+    notes += _note_on_monitors(ranked)
+    notes += (_notes_on_choice(ranked, by) if is_ranked else []) + list(significance.notes)
     notes += [f"run {run.name}: {damage}" for run in runs for damage in run.damage]
     partly_finished = [entry for entry in ranked if 0 < len(entry.finished) < len(entry.runs)]
     notes += [_note_on_seeds(entry, keys) for entry in partly_finished]
@@ -305,15 +307,19 @@ def _note_on_importances() -> str:
     )
 
 
-def _notes_on_choice(ranked: Sequence[Entry], by: Criterion) -> list[str]:
-    """Return which other metric of the validation rows would choose another run."""
+def _note_on_monitors(ranked: Sequence[Entry]) -> list[str]:
+    """Return a note on runs whose weights were chosen by different metrics."""
     runs = [run for entry in ranked for run in entry.finished]
-    notes = []
     monitors = list(dict.fromkeys(str(monitored(run).metric) for run in runs))
-    if len(monitors) > 1:
-        notes.append(
-            f"the weights of these runs were chosen by different metrics ({', '.join(monitors)})"
-        )
+    if len(monitors) < 2:
+        return []
+    return [f"the weights of these runs were chosen by different metrics ({', '.join(monitors)})"]
+
+
+def _notes_on_choice(ranked: Sequence[Entry], by: Criterion) -> list[str]:
+    """Return which other metric of the validation rows would choose another run than the best."""
+    runs = [run for entry in ranked for run in entry.finished]
+    notes: list[str] = []
     measured = set.intersection(*[set(run.metrics) for run in runs]) if runs else set()
     answers = metric_table.main_metric(measured, f"{VALIDATION}/")
     names = [LOSS, *([f"{VALIDATION}/{answers}"] if answers else [])]
@@ -321,8 +327,10 @@ def _notes_on_choice(ranked: Sequence[Entry], by: Criterion) -> list[str]:
     if by.on_test or not chosen:
         return notes
     for name in names:
-        other = group_runs(runs, Criterion(name, metric_table.lower_is_better(name) is not False))
-        best = other[0]
+        other_criterion = Criterion(name, metric_table.lower_is_better(name) is not False)
+        if set_aside_incomparable(runs, other_criterion)[1:] != (None, None):
+            continue  # such as the losses of two base models, which are of other tokens
+        best = group_runs(runs, other_criterion)[0]
         is_same = best.runs[0].path in {run.path for run in ranked[0].runs}
         if name == by.metric or best.mean is None or is_same:
             continue

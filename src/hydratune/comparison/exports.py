@@ -132,12 +132,18 @@ def _column(values: Sequence[object]) -> list[float | None] | list[str | None]:
 
 
 # --------------------------------------------------------------------------------- one row an entry
-def _ranking(compared: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return (headings, one row for each entry), as in the ranking on the terminal."""
+def ranking(
+    compared: Comparison, *, settings: int | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Return (headings, one row for each entry), as in the ranking on the terminal.
+
+    ``settings``: of those that vary, at most so many.
+    """
+    keys = compared.keys[:settings]
     headings = [
         "",
         "run",
-        *(compared.short_names[key] for key in compared.keys),
+        *(compared.short_names[key] for key in keys),
         *(["seeds"] if compared.has_replicates else []),
         heading(compared.by.metric),
         *map(heading, compared.metrics),
@@ -147,7 +153,7 @@ def _ranking(compared: Comparison) -> tuple[list[str], list[list[str]]]:
     for position, entry in enumerate(compared.ranked):
         rank = str(position + 1) if entry.scores and not compared.why_not_ranked else "-"
         row = [rank, ", ".join(run.name for run in entry.runs)]
-        row += [compared.format_setting(key, entry.settings.get(key)) for key in compared.keys]
+        row += [compared.format_setting(key, entry.settings.get(key)) for key in keys]
         row += [str(len(entry.finished))] if compared.has_replicates else []
         score = mean_and_spread(compared.by.metric, entry.scores)
         row.append(score if entry.scores else describe_state(entry.runs[0]))
@@ -166,7 +172,7 @@ def _measured(entry: Entry, metric: str) -> str:
 
 def markdown(compared: Comparison) -> str:
     """Return the ranking as a Markdown table."""
-    headings, rows = _ranking(compared)
+    headings, rows = ranking(compared)
     lines = [headings, ["---"] * len(headings), *rows]
     why = " ".join((compared.why_not_ranked or "").split())
     table = "".join(
@@ -177,7 +183,7 @@ def markdown(compared: Comparison) -> str:
 
 def latex(compared: Comparison) -> str:
     """Return the ranking as a tabular for booktabs."""
-    headings, rows = _ranking(compared)
+    headings, rows = ranking(compared)
     why = ""
     if compared.why_not_ranked:
         why = f"% not ranked: {' '.join(compared.why_not_ranked.split())}\n"

@@ -63,7 +63,8 @@ class Decision:
     """What to do, and why.
 
     ``choice`` is tune, tune_and_retrieve, retrieve or prompt; either where the fine-tuned model is
-    as good as a prompt and its prompts are far shorter; open where there is no fine-tuned model.
+    as good as a prompt and its prompts are far shorter; open where there is no fine-tuned model;
+    undecided where the rows are too few to find anything better, or to rule it out.
     """
 
     choice: str
@@ -92,9 +93,16 @@ def decide(
         return (a, b) in compared and compared[a, b].better
 
     choice, headline = _choice(scores, prompt, wins)
+    groups = groups_of(next(iter(predictions.values())))
+    tuned = compared.get(("tuned", prompt))
     shorter = _times_shorter(predictions, prompt)
-    as_good = _is_as_good(compared.get(("tuned", prompt)), margin)
-    if choice == "prompt" and as_good and shorter >= _FAR_SHORTER:
+    if choice == "prompt" and _is_few(groups) and not _is_no_better(tuned, margin):
+        choice = "undecided"
+        headline = (
+            f"this cannot be decided on {_independent_rows(groups)}: give {_FEW} or more; until"
+            f" then prompt, do not fine-tune yet (here {TITLES[prompt]} is as good as any prompt)"
+        )
+    elif choice == "prompt" and _is_as_good(tuned, margin) and shorter >= _FAR_SHORTER:
         choice = "either"
         headline = (
             f"the fine-tuned model is only as good as {TITLES[prompt]}, whose prompts are"
@@ -102,10 +110,9 @@ def decide(
         )
     reasons = [comparison.sentence() for comparison in compared.values()]
     reasons += _kind_of_gap(measures, prompt, choice)
-    groups = groups_of(next(iter(predictions.values())))
     disagreement = _disagreement(measures, metric, prompt)
-    reasons += _warnings(groups, "tuned" in scores)
-    if disagreement is not None and choice in ("prompt", "either", "open"):
+    reasons += _warnings(groups, "tuned" in scores, is_said=choice == "undecided")
+    if disagreement is not None and choice in ("prompt", "either", "open", "undecided"):
         least = least_difference(len(groups), disagreement, config.confidence)
         reasons.append(
             f"{counted(len(groups), 'test row finds', 'test rows find')} a difference of"
@@ -168,17 +175,33 @@ def _is_as_good(comparison: SystemComparison | None, margin: float) -> bool:
     return comparison.interval[1] > 0 and comparison.value > -margin
 
 
-def _warnings(groups: Sequence[str], has_tuned: bool) -> list[str]:
+def _is_no_better(comparison: SystemComparison | None, margin: float) -> bool:
+    """Return whether the rows rule out that ours is better by more than ``margin``."""
+    if comparison is None or comparison.interval is None:
+        return False
+    return comparison.interval[1] <= margin
+
+
+def _is_few(groups: Sequence[str]) -> bool:
+    return len(set(groups)) < _FEW
+
+
+def _independent_rows(groups: Sequence[str]) -> str:
+    return counted(len(set(groups)), "independent test row")
+
+
+def _warnings(groups: Sequence[str], has_tuned: bool, *, is_said: bool) -> list[str]:
+    """Return what limits the decision. ``is_said``: the headline says that the rows are few."""
     warnings = []
     if has_tuned:
         warnings.append(
             "the fine-tuned model is one run of one seed: by how much another seed would differ is"
             " in none of these intervals"
         )
-    rows = len(set(groups))
-    if rows < _FEW:
+    if _is_few(groups) and not is_said:
+        are = "is" if len(set(groups)) == 1 else "are"
         warnings.append(
-            f"{rows} independent test rows are too few to build on: give {_FEW} or more"
+            f"{_independent_rows(groups)} {are} too few to build on: give {_FEW} or more"
         )
     return warnings
 

@@ -1,6 +1,7 @@
 """The systems that ``hydratune decide`` compares: asked here, measured and decided upon."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,13 +54,15 @@ _SETTINGS_OF_RUN = (
 def choose_settings(config: DecideConfig) -> tuple[TrainConfig, RunDirectory | None]:
     """Return the settings of the run and the run, or those of the command line and None.
 
-    Raises ``ConfigError`` if both are given, or the run has no trained weights.
+    A run keeps its own name, unless one is typed. Raises ``ConfigError`` if both are given, or the
+    run has no trained weights.
     """
     if config.run is None:
         settings: TrainConfig = config
         record = None
     else:
-        _refuse_settings_beside_run()
+        typed_keys = _typed_keys()
+        _refuse_settings_beside_run(typed_keys)
         record = RunDirectory(Path(config.run).resolve())
         settings = load_settings(record)
         require_files(settings, record)
@@ -68,6 +71,8 @@ def choose_settings(config: DecideConfig) -> tuple[TrainConfig, RunDirectory | N
             raise ConfigError([Problem("run", config.run, why, "give a finished run")])
         if settings.model.adapter is not None:  # the one it began with
             settings.model.adapter = str(record.adapter)
+        if "name" in typed_keys:
+            settings.name = config.name
     own, given = settings.evaluation, config.evaluation
     own.baselines = list(given.baselines)
     own.shots = given.shots
@@ -76,11 +81,13 @@ def choose_settings(config: DecideConfig) -> tuple[TrainConfig, RunDirectory | N
     return settings, record
 
 
-def _refuse_settings_beside_run() -> None:
-    keys = [
-        text.split("=")[0].lstrip("+~")
-        for text in typed_overrides(HydraConfig.get().overrides.task)
-    ]
+def _typed_keys() -> list[str]:
+    """Return the settings and groups that the user typed."""
+    typed = typed_overrides(HydraConfig.get().overrides.task)
+    return [text.split("=")[0].lstrip("+~") for text in typed]
+
+
+def _refuse_settings_beside_run(keys: Sequence[str]) -> None:
     conflicts = [key for key in keys if key.split(".")[0] in _SETTINGS_OF_RUN]
     if conflicts:
         why, fix = "run=DIR brings its own settings", "leave one of the two out"

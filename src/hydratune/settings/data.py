@@ -22,7 +22,7 @@ class Overlength(StrEnum):
     drop = "drop"  # the row is dropped, counted and reported
     # documents (text rows) become several parts; conversations are dropped
     split = "split"  # type: ignore[assignment]
-    # cuts the start of the last user turn; the system turn and its end stay
+    # cuts the start of the last user turn; its end and the system turn stay
     truncate_prompt = "truncate_prompt"
     error = "error"  # training is refused
 
