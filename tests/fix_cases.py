@@ -143,7 +143,6 @@ CASES: dict[str, list[tuple[str, ...]]] = {
     "settings.trainer:TrainerConfig._device_problems": [("trainer.devices=2",)],
     "adapters.methods.lora:LoraAdapter._start_problems": [
         ("adapter.init_lora_weights=none",),
-        ("adapter.init_lora_weights=orthogonal", "adapter.r=7"),
         ("adapter=loftq", "model.quantization=int8"),
         ("adapter=pissa", "model.quantization=nf4"),
         ("adapter=loftq", "model.quantization=nf4", "adapter.use_dora=true"),

@@ -95,7 +95,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused_and_the_advice_works(
     text = refused(hydratune, "model=local", f"model.path={model}", *data)
     assert "rows.jsonl:1: the tokenizer writes <|user|> as" in text or "rows.jsonl:" in text
     assert "the model's embeddings end at" in text
-    command = re.search(r"python (-c \".*\")\n\s+(model=local .*)", text)
+    command = re.search(r"python (-c .*)\n\s+(model=local .*)", text)
     assert command is not None
     done = subprocess.run(
         [sys.executable, *shlex.split(command[1])],

@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[AdapterConfig, str, str]] = {
     "no such parameter": (
         LoraAdapter(extra={"target_parameters": ["experts.up"]}),
         "no parameter called experts.up",
-        "q_proj.weight",
+        "leave it out",
     ),
     "a token that is not there": (
         LoraAdapter(extra={"trainable_token_indices": [5, 1024]}),
