@@ -190,14 +190,9 @@ def _composed(command: str, choices: tuple[str, ...], search_path: str) -> DictC
 
 def _has(composed: DictConfig, group: str, name: str) -> bool:
     """Return whether there is a setting, which may be one that has to be given."""
-    node = _node(composed, group)
-    return node is not None and name in node.keys()  # noqa: SIM118  # "in" leaves those out
-
-
-def _node(composed: DictConfig, group: str) -> DictConfig | None:
-    """Return the settings below a dotted key, or None; "" stands for all."""
     node = OmegaConf.select(composed, group) if group else composed
-    return node if isinstance(node, DictConfig) else None
+    # "in" leaves those out
+    return isinstance(node, DictConfig) and name in node.keys()  # noqa: SIM118
 
 
 def find_problem(error: BaseException, command: str, overrides: Sequence[str]) -> Problem | None:
