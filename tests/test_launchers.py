@@ -97,7 +97,7 @@ def test_a_refused_sweep_leaves_what_was_in_its_folder(hydratune: Command, tmp_p
 
 def test_what_a_job_lacks_is_named(hydratune: Command) -> None:
     code, text = hydratune("train", "-m", "experiment=contracts,tech_support")
-    assert code == 2 and "data.path = ???" in text and "data.path=VALUE" in text
+    assert code == 2 and "data.path = (not given)" in text and "data.path=FOLDER" in text
 
 
 @pytest.mark.parametrize("command", ["prepare", "evaluate", "decide", "judge"])
