@@ -9,8 +9,8 @@ from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
 
+from hydratune.composition.schemas import defaults_of
 from hydratune.settings import packages
 from hydratune.settings.registry import brought_variants, variant_class
 
@@ -42,12 +42,7 @@ class PackageOptions(ConfigSource):
             raise ConfigLoadError(f"there is no option {config_path}")
         group, name = _group_and_name(config_path)
         schema = variant_class(group, name)
-        return ConfigResult(
-            provider=packages.owner(group, name),
-            path=self.full_path(),
-            config=OmegaConf.structured(schema),
-            header={"package": None},
-        )
+        return defaults_of(schema, packages.owner(group, name), self.full_path())
 
     def available(self) -> bool:
         return True

@@ -36,12 +36,7 @@ class Schemas(ConfigSource):
         schema = _schema(config_path)
         if schema is None:
             raise ConfigLoadError(f"there is no schema {config_path}")
-        return ConfigResult(
-            provider="hydratune",
-            path=self.full_path(),
-            config=OmegaConf.structured(schema),
-            header={"package": None},
-        )
+        return defaults_of(schema, "hydratune", self.full_path())
 
     def available(self) -> bool:
         return True
@@ -63,6 +58,12 @@ class SchemasPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("hydratune", f"{_SCHEME}://")
+
+
+def defaults_of(schema: type, provider: str, path: str) -> ConfigResult:
+    """Return a dataclass as what Hydra reads from a file: its fields with their defaults."""
+    config = OmegaConf.structured(schema)
+    return ConfigResult(provider=provider, path=path, config=config, header={"package": None})
 
 
 def _schema(path: str) -> type | None:
