@@ -16,6 +16,7 @@ from hydratune.evaluation.families import Answered
 from hydratune.evaluation.measures import rate, request_turns, user_text
 from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces, with_sources
 from hydratune.records.run_directory import RunDirectory
+from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.settings.evaluation import EvaluationConfig
 
 
@@ -294,9 +295,13 @@ def test_values_are_searched_in_the_request_and_not_in_examples() -> None:
     )
 
 
-def test_every_run_has_an_output_folder_of_its_own() -> None:
+def test_every_run_has_an_output_folder_of_its_own(tmp_path: Path) -> None:
     assert _folder_name("contracts", None) == "contracts"
-    assert _folder_name("contracts", RunDirectory(Path("outputs/sweep/3"))) == "contracts-3"
+    assert _folder_name("contracts", RunDirectory(tmp_path / "first")) == "contracts-first"
+    for sweep in ("by_rank", "by_rate"):
+        (tmp_path / sweep).mkdir()
+        write_sweep(tmp_path / sweep, [SweepJob("3", ("seed=1",), {"seed": "1"})])
+        assert _folder_name("contracts", RunDirectory(tmp_path / sweep / "3")) == f"{sweep}-3"
 
 
 def test_few_rows_decide_nothing_and_show_no_interval() -> None:

@@ -223,10 +223,11 @@ def _target_parameters(model: PreTrainedModel, names: object) -> Iterator[Proble
 
 def _matrices_outside_layers(model: PreTrainedModel) -> list[str]:
     """Return the ends of the names of parameters that are matrices, but no layer's weight."""
+    linear = set(linear_layers(model))
     layers = {
         f"{name}.weight"
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, torch.nn.Embedding) or name in linear_layers(model)
+        if isinstance(module, torch.nn.Embedding) or name in linear
     }
     names = [
         name

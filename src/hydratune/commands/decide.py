@@ -24,12 +24,19 @@ from hydratune.experiment.decision import (
 )
 from hydratune.records.files import write_json, write_text
 from hydratune.records.run_directory import RunDirectory
+from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import DecideConfig
 
 
 def _folder_name(name: str, record: RunDirectory | None) -> str:
-    """Return the name of the output folder: another one for every run that is decided about."""
-    return name if record is None else f"{name}-{record.path.name}"
+    """Return the name of the output folder: another one for every run that is decided about.
+
+    Jobs of sweeps are all called 0, 1 and so on, so the name of their sweep is in it.
+    """
+    if record is None:
+        return name
+    sweep = record.path.parent
+    return f"{sweep.name if read_sweep(sweep) else name}-{record.path.name}"
 
 
 def run(config: DecideConfig, _: RunDirectory) -> None:

@@ -46,25 +46,22 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
     ``folder`` is where it will lie: links to files of runs are relative to it.
     """
     data = page_data(compared, folder)
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            name=name,
-            compared=compared,
-            lines=verdict(compared),
-            rows=data["runs"],
-            table_metrics=_table_metrics(compared, data),
-            settings=[{"key": key, "short": compared.short_names[key]} for key in data["settings"]],
-            objective=data["objective"],
-            curves=data["curves"],
-            describe_difference=describe_difference,
-            titles={name: heading(metric_key(name)) for name in compared.tested_metrics},
-            format_p=format_p,
-            format_metric=with_interval,
-            data=_compress(json.dumps(data, ensure_ascii=False, allow_nan=False)),
-            plotly=_plotly(),
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        name=name,
+        compared=compared,
+        lines=verdict(compared),
+        rows=data["runs"],
+        table_metrics=_table_metrics(compared, data),
+        settings=[{"key": key, "short": compared.short_names[key]} for key in data["settings"]],
+        objective=data["objective"],
+        curves=data["curves"],
+        describe_difference=describe_difference,
+        titles={name: heading(metric_key(name)) for name in compared.tested_metrics},
+        format_p=format_p,
+        format_metric=with_interval,
+        data=_compress(json.dumps(data, ensure_ascii=False, allow_nan=False)),
+        plotly=_plotly(),
     )
 
 
