@@ -4,7 +4,7 @@ some rows.
 ``report.json`` stores it, ``report`` makes it a page, ``report_tables`` prints it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
 from hydratune.data.quality.findings import refusals
 from hydratune.data.rows import SPLIT_NAMES, Row, with_system
+from hydratune.data.token_cache import check_once
 from hydratune.data.tokens import TokenCheck
 from hydratune.errors import DataError
 from hydratune.settings.data import DataConfig
@@ -39,31 +40,23 @@ class ModelSizes(Protocol):
 
 
 def count_tokens(
-    data: DataConfig,
-    prepared: Prepared,
-    encoder: ChatEncoder,
-    sizes: ModelSizes,
-    advance: Callable[[int], None] = lambda rows: None,
+    data: DataConfig, prepared: Prepared, encoder: ChatEncoder, sizes: ModelSizes
 ) -> TokenCheck:
     """Count the tokens of every row of every split, before any is cut or dropped for its length.
 
-    ``advance`` is called with the number of rows that were counted.
+    Shows progress for a large data set. What was counted once is taken from the cache.
     """
+
+    def count(check: TokenCheck) -> None:
+        rows = sum(map(prepared.row_count, SPLIT_NAMES))
+        quiet = rows < _SHOW_PROGRESS
+        with progress("counting tokens, checking masks", rows, "rows", quiet=quiet) as ticker:
+            for name in SPLIT_NAMES:
+                split = (with_system(row, data.system_prompt) for row in prepared.rows(name))
+                check.split(name, split, lambda n: ticker.advance(n, n))
+
     check = TokenCheck(encoder, data, sizes.context_window, sizes.embeddings)
-    for name in SPLIT_NAMES:
-        rows = (with_system(row, data.system_prompt) for row in prepared.rows(name))
-        check.split(name, rows, advance)
-    return check
-
-
-def count_tokens_with_progress(
-    data: DataConfig, prepared: Prepared, encoder: ChatEncoder, sizes: ModelSizes
-) -> TokenCheck:
-    """Count tokens as ``count_tokens`` does, with a progress bar for a large data set."""
-    count = sum(map(prepared.row_count, SPLIT_NAMES))
-    quiet = count < _SHOW_PROGRESS
-    with progress("counting tokens, checking masks", count, "rows", quiet=quiet) as ticker:
-        return count_tokens(data, prepared, encoder, sizes, lambda n: ticker.advance(n, n))
+    return check_once(check, prepared, count)
 
 
 def first_encoded(
