@@ -20,7 +20,7 @@ COMMANDS = {
     "compare": "rank the runs of a sweep (or any run directories)",
 }
 _ABOUT = {
-    "configs [GROUP]": "list the config groups and their options",
+    "configs [GROUP]": "list the config groups and their options; models can be filtered",
     "help SETTING": "explain a setting: its type, default and rule",
 }
 
@@ -79,6 +79,11 @@ def _explain(args: Sequence[str]) -> int:
     from hydratune.errors import HydratuneError, InputError
 
     try:
+        if asked[:1] == ["model"]:
+            from hydratune.composition.model_table import print_models
+
+            print_models(asked[1:])
+            return 0
         if len(asked) > 1:
             what = "one group" if about == "configs" else "one setting"
             raise InputError(f"{' '.join(asked)}: give {what}")
