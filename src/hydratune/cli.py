@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "prepare": "read, clean, check and split a data set; a report of what is in it",
+    "plan": "what a run or a sweep needs and costs: memory by part, time, licence; nothing is loaded",
     "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
     "sweep": "train the trials of a W&B sweep, several at a time",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
@@ -30,6 +31,7 @@ examples:
   hydratune train debug=smoke                           the same in under a minute, on a toy model
   hydratune train preview=3                             see which tokens are trained, then stop
   hydratune prepare data=files data.train=my.jsonl      look at your own rows before training
+  hydratune plan data=files data.train=my.jsonl         will it fit, how long will it take?
   hydratune train data=files data.train=my.jsonl        your own rows
   hydratune train -m optimizer.lr=3e-4,1e-3 adapter.r=4,16    a sweep
   hydratune train -m sweep=learning_rate                a prepared sweep from sweeps/

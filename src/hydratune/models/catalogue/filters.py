@@ -136,8 +136,10 @@ def _texts(text: str, key: str, value: str) -> Matches:
         allowed = [CommercialUse(value)]
 
     def matches(facts: ModelFacts) -> bool | None:
-        return None if facts.commercial_use is CommercialUse.unknown else (
-            facts.commercial_use in allowed
+        return (
+            None
+            if facts.commercial_use is CommercialUse.unknown
+            else (facts.commercial_use in allowed)
         )
 
     return matches
