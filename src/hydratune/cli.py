@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "prepare": "read, clean, check and split a data set; a report of what is in it",
-    "plan": "what a run or a sweep needs and costs: memory by part, time, licence; nothing is loaded",
+    "plan": "what a run or a sweep needs and costs, before any weight is loaded",
     "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
     "sweep": "train the trials of a W&B sweep, several at a time",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",

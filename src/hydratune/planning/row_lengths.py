@@ -1,5 +1,6 @@
 """The rows of a run as tokens: by the model's tokenizer, or estimated from their characters."""
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,5 +138,5 @@ def _tokens_of(message: Message) -> list[int]:
     text = f"{message.content}{message.tool_calls or ''}"
     count = max(1, round(len(text) / CHARACTERS_PER_TOKEN))
     edges = [round(i * CHARACTERS_PER_TOKEN) for i in range(count + 1)]
-    words = [text[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    words = [text[first:last] for first, last in itertools.pairwise(edges)]
     return [*range(-_TOKENS_OF_A_TURN, 0), *(zlib.crc32(word.encode()) for word in words)]

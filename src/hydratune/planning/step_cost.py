@@ -8,7 +8,6 @@ and times the factor it is a layer of the real model. Nothing of the real size i
 
 import copy
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,10 +57,7 @@ def step_cost(config: TrainConfig, model: "PretrainedConfig", trained: Trained) 
     factor = _factor(text)
     adapter = _smaller(config.adapter, factor)
     checkpointing = config.trainer.gradient_checkpointing
-    key = stable_hash([text.to_dict(), plain(adapter), checkpointing])
-    one, two = (
-        _peak(key, _Small(text, factor, layers, adapter, checkpointing)) for layers in (1, 2)
-    )
+    one, two = (measured(Small(text, factor, layers, adapter, checkpointing)) for layers in (1, 2))
     of_a_layer = max(0.0, two - one) * factor
     rest = max(0.0, one * factor - of_a_layer)
     layers = trained.layers - trained.frozen_layers
@@ -69,7 +65,7 @@ def step_cost(config: TrainConfig, model: "PretrainedConfig", trained: Trained) 
 
 
 @dataclass(frozen=True)
-class _Small:
+class Small:
     """A small model of the same kind, and how it is trained."""
 
     config: "PretrainedConfig"
@@ -102,24 +98,28 @@ class _Small:
         return model
 
 
-_SMALL: dict[tuple[str, int], _Small] = {}
+_MEASURED: dict[str, float] = {}  # trials of a sweep share what was measured
 
 
-def _peak(key: str, small: _Small) -> float:
-    _SMALL[key, small.layers] = small
-    return _measured(key, small.layers)
+def measured(small: Small) -> float:
+    """Return the bytes of a token in a training step of a small model, at its peak.
+
+    Raises ``InputError`` if the model cannot be made.
+    """
+    content = [small.config.to_dict(), small.factor, small.layers, plain(small.adapter)]
+    key = stable_hash([content, small.checkpointing])
+    if key not in _MEASURED:
+        _MEASURED[key] = _measured(small)
+    return _MEASURED[key]
 
 
-@cache
-def _measured(key: str, layers: int) -> float:
-    """Return the bytes of a token in a training step of a small model, at its peak."""
-    small = _SMALL.pop((key, layers))
+def _measured(small: Small) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             model = small.build()
             base = attach.prepare_quantised(model, Quantization.none)
-            adapter = _on_all_layers(small.adapter, layers)
+            adapter = _on_all_layers(small.adapter, small.layers)
             tuned = with_lean_layers(attach.add_adapter(_ready(base), adapter, _STEPS))
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
             kind = type(small.config).__name__
@@ -197,7 +197,6 @@ def _smaller(adapter: AdapterConfig, factor: int) -> AdapterConfig:
     changed: dict[str, object] = {}
     if isinstance(r := getattr(adapter, "r", None), int) and r > 0:
         changed["r"] = max(1, round(r / factor))
-    for name, value in (("layers_to_transform", None), ("rank_pattern", {}), ("alpha_pattern", {})):
-        if hasattr(adapter, name):
-            changed[name] = value
+    unset = {"layers_to_transform": None, "rank_pattern": {}, "alpha_pattern": {}}
+    changed |= {name: value for name, value in unset.items() if hasattr(adapter, name)}
     return replace(plain_start(adapter), **changed)  # type: ignore[arg-type]

@@ -134,6 +134,6 @@ def _said(plans: Sequence[Plan], seconds: float | None, money: float | None) -> 
         return f"time: {basis}"
     cost = "" if money is None else f", {money:,.2f} at price_per_hour"
     return (
-        f"{spoken(seconds)} for all trials one after the other{cost} ({basis}); the trials of a pack"
-        " share start-up, so they take less"
+        f"{spoken(seconds)} for all trials one after the other{cost} ({basis}); the trials of a"
+        " pack share start-up, so they take less"
     )

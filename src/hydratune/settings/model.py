@@ -100,7 +100,7 @@ class ModelConfig:
         return None
 
     def hub_name(self) -> str | None:
-        """Return the id on the hub of the model whose sizes and licence these are; None: unknown."""
+        """Return the id on the hub of the model whose sizes and licence these are."""
         return None
 
     def loaded_identity(self, source: Source, commit: str | None) -> str:
