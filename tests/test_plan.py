@@ -46,7 +46,8 @@ def settings(*overrides: str) -> PlanConfig:
 def of_model(name: str, *overrides: str) -> PlanConfig:
     """Settings with a model of the catalogue, composed once for all of them."""
     config = settings(*overrides)
-    config.model = settings_of(models()[name])
+    quantization = config.model.quantization
+    config.model = replace(settings_of(models()[name]), quantization=quantization)
     return config
 
 

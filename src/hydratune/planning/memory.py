@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CPU_FRAMEWORK = 615 * 10**6
 GPU_FRAMEWORK = 10**9  # the CUDA context and workspaces: an assumption, as in benchmarks/memory.py
 # of what a step takes on a CPU, what the allocator holds beside it: measured, docs/howto/plan.md
-CPU_ALLOCATOR = 1.15
+CPU_ALLOCATOR = 1.3
 # bytes of a weight: 4 bits, and the scales of blocks, quantised once more (arXiv:2305.14314)
 _NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 # bytes that an optimizer keeps for each trained parameter; tests/test_plan.py asks the optimizers

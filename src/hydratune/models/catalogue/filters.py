@@ -10,7 +10,7 @@ from hydratune.models.catalogue.entries import CommercialUse, ModelFacts
 
 _FORM = re.compile(r"(?P<key>[A-Za-z_]+)\s*(?P<sign>>=|<=|=|>|<)\s*(?P<value>.+)")
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([kmb]?)", re.IGNORECASE)
-_SCALES = {
+_SCALES: dict[str, dict[str, float]] = {
     "context": {"": 1, "k": 1024, "m": 1024**2},  # 32k tokens are 32,768
     "size": {"": 1, "k": 1e3, "m": 1e6, "b": 1e9},
 }
