@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "prepare": "read, clean, check and split a data set; a report of what is in it",
+    "plan": "what a run or a sweep needs and costs, before any weight is loaded",
     "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
     "sweep": "train the trials of a W&B sweep, several at a time",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
@@ -20,7 +21,7 @@ COMMANDS = {
     "compare": "rank the runs of a sweep (or any run directories)",
 }
 _ABOUT = {
-    "configs [GROUP]": "list the config groups and their options",
+    "configs [GROUP]": "list the config groups and their options; models can be filtered",
     "help SETTING": "explain a setting: its type, default and rule",
 }
 
@@ -30,6 +31,7 @@ examples:
   hydratune train debug=smoke                           the same in under a minute, on a toy model
   hydratune train preview=3                             see which tokens are trained, then stop
   hydratune prepare data=files data.train=my.jsonl      look at your own rows before training
+  hydratune plan data=files data.train=my.jsonl         will it fit, how long will it take?
   hydratune train data=files data.train=my.jsonl        your own rows
   hydratune train -m optimizer.lr=3e-4,1e-3 adapter.r=4,16    a sweep
   hydratune train -m sweep=learning_rate                a prepared sweep from sweeps/
@@ -79,6 +81,11 @@ def _explain(args: Sequence[str]) -> int:
     from hydratune.errors import HydratuneError, InputError
 
     try:
+        if asked[:1] == ["model"]:
+            from hydratune.composition.model_table import print_models
+
+            print_models(asked[1:])
+            return 0
         if len(asked) > 1:
             what = "one group" if about == "configs" else "one setting"
             raise InputError(f"{' '.join(asked)}: give {what}")

@@ -1,5 +1,6 @@
 """The complete settings of each command, and the rules between their groups."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -182,6 +183,49 @@ class DecideConfig(TrainConfig):
             yield from super().problems()
 
 
+class IntendedUse(StrEnum):
+    """What a fine-tuned model is meant for, against which the licence of its base is read."""
+
+    commercial = "commercial"  # in a product or a business
+    research = "research"  # without a commercial purpose
+
+
+@dataclass
+class PlanConfig(TrainConfig):
+    """Settings of planning a run: what it needs and costs.
+
+    Every setting of train belongs to them.
+    """
+
+    intended_use: IntendedUse | None = None  # null: the licence is shown and not judged
+    # money for an hour of the device on which training is timed, in your currency
+    price_per_hour: float | None = None
+    # tokens of rows that training does in a second, if you know it; null: measured (probe) or
+    # estimated
+    tokens_per_second: float | None = None
+    probe: bool = False  # train three steps in another process, and measure seconds and memory
+    # an accelerator of the catalogue, such as "RTX 4090", for which seconds are estimated; null:
+    # this machine
+    device: str | None = None
+    utilisation: float = 0.4  # share of the device's arithmetic that an estimate assumes
+    output: str | None = path_setting(None)  # folder; null: outputs/plan/<name>
+    html: bool = True  # write report.html, with a picture of the memory by part
+    json: bool = False  # print plan.json instead of tables
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        for name in ("price_per_hour", "tokens_per_second"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                yield Problem(name, value, "must be above 0", f"for example {name}=2.5")
+        if not 0 < self.utilisation <= 1:
+            fix = "usual: utilisation=0.4"
+            yield Problem("utilisation", self.utilisation, "must be in (0, 1]", fix)
+        if self.probe and self.tokens_per_second is not None:
+            why = "tokens_per_second says already how fast training is"
+            yield Problem("probe", True, why, "leave one of the two out")
+
+
 class EvaluationSource(StrEnum):
     """What ``hydratune evaluate`` starts from."""
 
@@ -271,6 +315,7 @@ _NO_LONGER_SETTINGS = ("evaluation.every_steps", "evaluation.sample")
 
 COMMANDS: dict[str, type[CommandConfig]] = {
     "prepare": PrepareConfig,
+    "plan": PlanConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "decide": DecideConfig,

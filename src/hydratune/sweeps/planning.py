@@ -1,7 +1,7 @@
 """Which jobs of a sweep can share a process, and why the others cannot. Needs no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -110,3 +110,9 @@ def shared_by(config: TrainConfig) -> str:
 def without_hydra(composed: DictConfig) -> DictConfig:
     """Return a composed config without Hydra's own settings."""
     return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def of_train(composed: DictConfig) -> DictConfig:
+    """Return the settings of train in a composed config, without those of another command."""
+    names = {field.name for field in fields(TrainConfig)}
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key in names])
