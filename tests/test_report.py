@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from hydratune.data.report import IDS_SHOWN, render, share, verdict, write_html
+from hydratune.data.report import IDS_SHOWN, render, verdict, write_html
 from hydratune.data.report_charts import histograms, label_bars
+from hydratune.pages.filled import share
 from report_cases import (
     ALLOWED_TAGS,
     HOSTILE,

@@ -330,7 +330,7 @@ def _pages(run: "WandbRun") -> dict[str, str]:
     if run.offline or not run.url:
         return {}
     group = f"{run.project_url}/groups/{quote(run.group, safe='')}" if run.group else ""
-    pages = {"W&B": run.url, _GROUP: group, "W&B sweep": run.sweep_url or ""}
+    pages = {WANDB_PAGE: run.url, _GROUP: group, "W&B sweep": run.sweep_url or ""}
     return {label: page for label, page in pages.items() if page}
 
 
