@@ -34,18 +34,20 @@ _SHOWN_TEXT, _SHOWN_PIECE = 1_200, 4_000  # characters
 _QUOTING = ("ungrounded", "rendered", "refusals", "template_tokens")
 
 
-def write_html(path: Path, report: Report) -> None:
+def write_html(path: Path, report: Report, title: str = "") -> None:
     """Write one file without scripts, links or anything from elsewhere.
 
-    The same report gives the same bytes. Raises ``RunError``.
+    ``title``: what the data are; the name of the report if that is not known. The same report gives
+    the same bytes. Raises ``RunError``.
     """
-    write_text(path, render(report))
+    write_text(path, render(report, title))
 
 
-def render(report: Report) -> str:
-    """Return the page."""
+def render(report: Report, title: str = "") -> str:
+    """Return the page. ``title`` as in ``write_html``."""
     checks = in_order(report["checks"])
     values = {
+        "title": title or report["name"],
         "verdict": verdict(checks),
         "totals": totals(report),
         "longest": max(split["quantiles"]["100"] for split in report["tokens"]["splits"].values()),

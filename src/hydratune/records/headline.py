@@ -10,7 +10,7 @@ from yaml import YAMLError
 from hydratune.bounds import load_yaml
 from hydratune.errors import InputError
 from hydratune.records.run_directory import RunDirectory
-from hydratune.settings.registry import flat
+from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.wording import counted
 
@@ -42,6 +42,11 @@ def recorded_settings(record: RunDirectory) -> dict[str, object]:
         return flat(OmegaConf.to_container(load_yaml(file))) if file.is_file() else {}
     except YAML_ERRORS:
         return {}
+
+
+def data_name(data: object) -> str:
+    """Return what a data source reads, of its settings: its name, or the files of the user."""
+    return mask(_data(flat({"data": plain(data)})))
 
 
 def subject(settings: Mapping[str, object]) -> str:
