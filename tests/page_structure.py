@@ -1,5 +1,6 @@
 """The structure of an HTML page, for tests of all pages."""
 
+import itertools
 import re
 from html.parser import HTMLParser
 
@@ -54,7 +55,9 @@ def check_page(page: str) -> Structure:
     _check_links(found)
     _check_tables(found)
     for svg in found.attributes("svg"):
-        assert svg.keys() & {"aria-label", "aria-labelledby", "aria-hidden"}, "a picture says nothing"
+        assert svg.keys() & {"aria-label", "aria-labelledby", "aria-hidden"}, (
+            "a picture says nothing"
+        )
     for tag in ("img", "link", "iframe", "object", "embed", "form", "base"):
         assert not found.attributes(tag), f"<{tag}>"
     assert not any("src" in own or "srcset" in own for _, own in found.elements)
@@ -68,7 +71,7 @@ def check_page(page: str) -> Structure:
 def _check_outline(found: Structure) -> None:
     levels = found.headings
     assert levels[0] == 1 and levels.count(1) == 1, levels
-    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
     assert len(found.attributes("main")) == 1 and found.attributes("html") == [{"lang": "en"}]
 
 

@@ -48,7 +48,9 @@ def luminance(colour: str) -> float:
     if len(digits) == 3:
         digits = "".join(2 * digit for digit in digits)
     parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
-    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -198,7 +200,9 @@ def test_other_answers_are_compared_by_word() -> None:
     ]
     for text in ("nothing alike whatsoever", "", " "):
         assert [piece.kind for piece in differing("the cat sat", text, 3000)] == [""]
-    assert [piece.text for piece in differing("a b " * 2000, "a c " * 2000, 9000)] == ["a c " * 2000]
+    assert [piece.text for piece in differing("a b " * 2000, "a c " * 2000, 9000)] == [
+        "a c " * 2000
+    ]
 
 
 # ------------------------------------------------------------------------------------------- curves

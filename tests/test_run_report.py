@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from conftest import SMALL, edited
-from hydratune.evaluation import json_scores, run_report
+from hydratune.evaluation import json_scores, run_answers, run_report
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 
@@ -144,7 +144,9 @@ def test_answers_that_are_not_valid_say_why(hydratune: Command, tmp_path: Path) 
     run = tmp_path / "run"
     assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
     page = (run / "report.html").read_text()
-    assert page.count('<th scope="row">not valid</th><td><pre>not strict JSON: ') == 2  # of two test rows
+    assert (
+        page.count('<th scope="row">not valid</th><td><pre>not strict JSON: ') == 2
+    )  # of two test rows
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     schema = json.loads((run / "schema.json").read_text())
     lines[0]["prediction"] = lines[0]["reference"]
@@ -161,4 +163,4 @@ def test_answers_that_are_not_valid_say_why(hydratune: Command, tmp_path: Path) 
 def test_a_valid_answer_and_a_text_have_no_validity_errors() -> None:
     for scores in ({"json_valid": True, "fields": {}}, {"exact_match": 0.0}, {}):
         row = cast(Prediction, {"prediction": "text", "scores": scores})
-        assert run_report.validity_errors(row) == []
+        assert run_answers.validity_errors(row) == []

@@ -58,9 +58,7 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     content |= _conditions(config, budget, judgements, ours, others)
     write_jsonl(output / "judgements.jsonl", judgements)
     write_json(output / "judge.json", content)
-    page = render(
-        record.path.name, content, judgements, ours, others or [], headline_of(record)
-    )
+    page = render(record.path.name, content, judgements, ours, others or [], headline_of(record))
     write_text(output / "report.html", page)
     print_result(content, config.confidence)
     console.print(

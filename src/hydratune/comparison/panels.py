@@ -3,12 +3,10 @@
 Metrics are named as in metrics.json, which is how the summary of a W&B run has them.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.entries import is_logarithmic
-from hydratune.comparison.runs import Run
 from hydratune.metric_table import OBJECTIVE, title
 from hydratune.settings.monitor import LOSS
 

@@ -13,7 +13,9 @@ from difflib import SequenceMatcher
 from hydratune.data.answers import NotStrictJson, parse_strict
 from hydratune.evaluation.json_scores import JsonObject, field_counts
 
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]\s*|[^\W\u3040-\u30ff\u3400-\u9fff]+\s*|.\s*", re.S)
+_WORDS = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff]\s*|[^\W\u3040-\u30ff\u3400-\u9fff]+\s*|.\s*", re.S
+)
 _MOST_WORDS = 700  # that are compared; the time grows with their square
 _LEAST_ALIKE = 0.25  # share of equal words below which differences say nothing
 _SIGNS = {"right": "✓", "partly": "≈", "wrong": "✗"}
@@ -116,9 +118,7 @@ def _object(text: str) -> JsonObject | None:
         return None
 
 
-def _table(
-    expected: JsonObject, objects: Mapping[str, JsonObject], longest: int
-) -> AnswerFields:
+def _table(expected: JsonObject, objects: Mapping[str, JsonObject], longest: int) -> AnswerFields:
     names = dict.fromkeys([*expected, *(key for stated in objects.values() for key in stated)])
     counts = {title: field_counts(stated, expected) for title, stated in objects.items()}
     rows = [

@@ -25,7 +25,9 @@ class Link(NamedTuple):
 
 def links(record: RunDirectory) -> list[Link]:
     """Return the links of what there is, or will be once the sweep of the run has ended."""
-    data = [Link("Data page", RunFile.data_page)] if record.file(RunFile.data_page).is_file() else []
+    data = (
+        [Link("Data page", RunFile.data_page)] if record.file(RunFile.data_page).is_file() else []
+    )
     return [*data, *_comparison(record.path), *_tracked(record)]
 
 

@@ -12,8 +12,6 @@ from hydratune import digests
 from hydratune.bounds import load_yaml
 from hydratune.errors import RunError
 from hydratune.evaluation import canaries, memorisation, metrics
-from hydratune.evaluation.answer_differences import ComparedAnswers, compare_answers
-from hydratune.evaluation.json_scores import agreement
 from hydratune.evaluation.learning_curves import charts
 from hydratune.evaluation.measures import (
     Measure,
@@ -21,10 +19,8 @@ from hydratune.evaluation.measures import (
     cut_sentence,
     difference,
     groups_of,
-    user_text,
 )
 from hydratune.evaluation.pages import bar, page
-from hydratune.evaluation.run_links import links
 from hydratune.evaluation.result_rows import (
     Change,
     MeasuredValues,
@@ -33,6 +29,8 @@ from hydratune.evaluation.result_rows import (
     of_kept_weights,
     without_leaks,
 )
+from hydratune.evaluation.run_answers import Predictions, shown_answers
+from hydratune.evaluation.run_links import links
 from hydratune.metric_format import difference as format_difference
 from hydratune.metric_format import (
     difference_form,
@@ -59,8 +57,6 @@ from hydratune.settings.monitor import LOSS
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
 
-_SHOWN = 40  # rows whose answers are on the page
-_LONGEST = 3000  # characters of a text
 _COSTS = ("cost/cpu_seconds", "cost/tokens", "cost/peak_memory_bytes")  # shown at the top
 ONE_RUN = (
     "All this is of one run: by how much another seed of the same settings would differ is not in"
@@ -77,8 +73,6 @@ _SECTIONS = (  # id, the part without which there is no such section, title
     ("data", "data", "Data"),
     ("settings", "path", "Settings"),
 )
-
-Predictions = Mapping[str, Sequence[Prediction]]  # by system
 
 
 def write(record: RunDirectory) -> Path:
@@ -104,7 +98,7 @@ def render(record: RunDirectory) -> str:
         "settings": {key: mask(str(value)) for key, value in settings.items()},
         "environment": _environment(record),
         "data": _data(record),
-        **_answers(predictions, main),
+        **shown_answers(predictions, main),
     }
     return page("run_report.html.j2", **parts, sections=_sections(parts))
 
@@ -113,9 +107,7 @@ def _sections(parts: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return (id, title) of the sections that are on the page."""
     data = parts["data"]
     present = {**parts, "data": isinstance(data, dict) and data["splits"]}
-    return [
-        (id_, title or str(parts["main"])) for id_, part, title in _SECTIONS if present[part]
-    ]
+    return [(id_, title or str(parts["main"])) for id_, part, title in _SECTIONS if present[part]]
 
 
 def _heading(record: RunDirectory, settings: Mapping[str, object]) -> dict[str, str]:
@@ -333,71 +325,3 @@ def _data(record: RunDirectory) -> dict[str, object]:
         "canaries": len(facts.get("canaries", [])),
         "page": record.file(RunFile.data_page).is_file(),
     }
-
-
-def _answers(predictions: Predictions, main: str | None) -> dict[str, object]:
-    """Return the fine-tuned model's worst answers first, with those of the other systems."""
-    ours = predictions.get("eval", [])
-
-    def badness(row: Prediction) -> tuple[float, float]:
-        return _quality(row, main), -float(row.get("nll") or 0.0)
-
-    others: dict[str, dict[object, Prediction]] = {
-        SYSTEM_TITLES[system]: {row.get("item_hash"): row for row in rows}
-        for system, rows in predictions.items()
-        if system != "eval"
-    }
-    compared = [(row, _compared(row, others)) for row in sorted(ours, key=badness)[:_SHOWN]]
-    return {
-        "answers": [_answer(row, main, own) for row, own in compared],
-        "asked": len(ours),
-        "has_fields": any(own.fields for _, own in compared),
-        "has_words": any(p.kind for _, own in compared for _, text in own.texts for p in text),
-    }
-
-
-def _compared(
-    row: Prediction, others: Mapping[str, Mapping[object, Prediction]]
-) -> ComparedAnswers:
-    """Return the answers to a test row; ``others`` are rows of other systems by title and hash."""
-    item = row.get("item_hash")
-    answers = {SYSTEM_TITLES["eval"]: row}
-    answers |= {name: rows[item] for name, rows in others.items() if item in rows}
-    said = {name: str(answer["prediction"]) for name, answer in answers.items()}
-    return compare_answers(str(row.get("reference")), said, _LONGEST)
-
-
-def _answer(row: Prediction, main: str | None, compared: ComparedAnswers) -> dict[str, object]:
-    return {
-        "id": str(row.get("id")),
-        "score": f"{100 * _quality(row, main):.0f} %",
-        "leaky": bool(row.get("leaky")),
-        "cut": row.get("finish_reason") == "length",
-        "request": user_text(row)[:_LONGEST],
-        "reference": str(row.get("reference"))[:_LONGEST],
-        "compared": compared,
-        "errors": validity_errors(row),
-    }
-
-
-def validity_errors(row: Prediction) -> list[str]:
-    """Return why an answer is not strict JSON, or where it violates the schema.
-
-    The list is empty for a valid answer, and for answers that need not be JSON.
-    """
-    scores = row.get("scores") or {}
-    if scores.get("json_error"):
-        return [f"not strict JSON: {scores['json_error']}"]
-    errors = scores.get("schema_errors")
-    return [str(error) for error in errors] if isinstance(errors, list) else []
-
-
-def _quality(row: Prediction, main: str | None) -> float:
-    """Return how good one answer is, in [0, 1]."""
-    scores = row.get("scores") or {}
-    if "fields" in scores:
-        return agreement(scores)
-    value = scores.get(main or "", scores.get("exact_match", 0.0))
-    if main == "label_accuracy":
-        value = scores.get("label") == scores.get("expected_label")
-    return float(value) if isinstance(value, (int, float)) else 0.0

@@ -32,7 +32,8 @@ def bar(value: float, interval: Interval | None, largest: float, *, best: bool =
     rect = f'<rect class="{look}" x="0" y="3" width="{width}" height="12"/>'
     track = f'<rect class="track" x="0" y="3" width="{_BAR}" height="12"/>'
     return Markup(
-        f'<svg viewBox="0 0 {_BAR + 2} 18" width="{_BAR + 2}" height="18" role="img" aria-label="{value:.3g}">'
+        f'<svg viewBox="0 0 {_BAR + 2} 18" width="{_BAR + 2}" height="18" role="img"'
+        f' aria-label="{value:.3g}">'
         f"{track}{rect}{line}</svg>"
     )
 

@@ -62,7 +62,12 @@ def headline(settings: Mapping[str, object]) -> str:
     """
     rate = settings.get("optimizer.lr")
     number = f"{rate:.4g}" if isinstance(rate, float) else rate
-    parts = (subject(settings), "" if rate is None else f"lr={number}", _adapter(settings), _length(settings))
+    parts = (
+        subject(settings),
+        "" if rate is None else f"lr={number}",
+        _adapter(settings),
+        _length(settings),
+    )
     return ", ".join(part for part in parts if part)
 
 

@@ -31,6 +31,7 @@ from hydratune.settings.monitor import LOSS
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TrackingConfig
+from hydratune.tracking.tracker import WANDB_PAGE
 from hydratune.tracking.typed_command import shown_as_typed, typed_command
 from hydratune.tracking.wandb_agent import outside_of_sweep
 from hydratune.tracking.wandb_baselines import (

@@ -42,7 +42,9 @@ def render(
         "judge_report.html.j2",
         name=name,
         subject=subject,
-        look=_LOOKS.get(str(content.get("verdict")), "plain" if content["kind"] == "score" else "warn"),
+        look=_LOOKS.get(
+            str(content.get("verdict")), "plain" if content["kind"] == "score" else "warn"
+        ),
         sections=[*sections, ("judgements", "Judgements"), ("rubric", "Rubric and criteria")],
         content=content,
         results=results,

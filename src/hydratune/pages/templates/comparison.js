@@ -55,7 +55,7 @@ function plotLayout(more) {
   const axis = { exponentformat: "power", gridcolor: cssColour("--line"), zerolinecolor: cssColour("--line"), automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: cssColour("--ink"), family: "system-ui, sans-serif", size: 13 },
-    margin: { l: 60, r: 20, t: 20, b: 50 }, showlegend: false, colorway: seriesColours(), hovermode: "closest", ...(printing ? { width: 680, height: 360 } : {}), ...more,
+    margin: { l: 60, r: 20, t: 20, b: 50 }, showlegend: false, colorway: seriesColours(), hovermode: "closest", ...(printing ? { width: 900, height: 400 } : {}), ...more,
     xaxis: { ...axis, ...(more.xaxis || {}) }, yaxis: { ...axis, ...(more.yaxis || {}) },
   };
 }
