@@ -18,6 +18,7 @@ from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces,
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.settings.evaluation import EvaluationConfig
+from page_structure import check_page
 
 
 def test_the_passage_about_the_question_is_found_first() -> None:
@@ -210,7 +211,8 @@ def test_decide_writes_its_report(
         > decision["systems"]["base"]["per_1000_calls"]["tokens_in"]
     )
     page = (folder / "report.html").read_text()
-    assert "<title>smoke: " in page
+    assert "<title>tiny-random-llama on rows.jsonl, lr=" in page and "Decision · smoke" in page
+    check_page(page)
     assert (
         decision["headline"] in page
         and "http:" not in page

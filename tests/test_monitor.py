@@ -295,7 +295,7 @@ def test_runs_are_ranked_by_what_they_monitor(hydratune: Command, tmp_path: Path
         assert line.endswith(why), text
     assert "ranking by validation NLL per token" in text and "best: sweep/0 " in text, text
     assert "the validation loss would choose another run: 1" in text, text
-    assert ">validation NLL per token</tspan>" in (tmp_path / "sweep/0/report.html").read_text()
+    assert ">validation NLL per token</b>" in (tmp_path / "sweep/0/report.html").read_text()
     code, text = hydratune("compare", f"{tmp_path}/sweep", "metric=val/loss", "html=false")
     assert code == 0 and "sweep/1 " in text and "would choose" not in text, text
 

@@ -43,6 +43,24 @@ def verdict(compared: Comparison) -> list[str]:
     return [_best(compared), *set_aside, *others]
 
 
+def headline_of_runs(compared: Comparison) -> str:
+    """Return "MODEL on DATA, lora, 2 epochs: lr and r compared", with what all runs share.
+
+    Empty if nothing of it was recorded.
+    """
+    recorded = [run.settings for run in compared.runs if run.settings]
+    first = recorded[0] if recorded else {}
+    same = {key: first[key] for key in first if all(s.get(key) == first[key] for s in recorded)}
+    names = [compared.short_names[key] for key in compared.keys]
+    varied = format_list(names, _MOST_SETTINGS)
+    if len(names) in (2, 3):
+        varied = f"{', '.join(names[:-1])} and {names[-1]}"
+    shared = headline(same)
+    if not varied:
+        return mask(shared)
+    return mask(f"{shared}: {varied} compared" if shared else f"{varied} compared")
+
+
 def criterion_title(compared: Comparison) -> str:
     """Return the title of the criterion in a sentence."""
     return title(compared.by.metric)

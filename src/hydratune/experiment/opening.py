@@ -14,6 +14,7 @@ from hydratune.experiment.job import Job
 from hydratune.models import hardware
 from hydratune.records.environment import Environment
 from hydratune.records.files import write_json, write_text
+from hydratune.records.headline import data_name
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings import used_parts
 from hydratune.tracking.environment import code_hash, git_commit, versions
@@ -88,4 +89,5 @@ def _data_page(job: Job) -> str:
     splits = job.data_facts["splits"]
     used = ", ".join(counted(facts["kept"], f"{name} row") for name, facts in splits.items())
     name, model = str(job.config.name), job.config.model.name
-    return render(report_content(name, model, job.prepared, tokens, examples, used))
+    report = report_content(name, model, job.prepared, tokens, examples, used)
+    return render(report, data_name(job.config.data))
