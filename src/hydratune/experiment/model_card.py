@@ -77,9 +77,7 @@ def write(job: Job, record: RunDirectory, metrics: RunMetrics) -> None:
     write_text(record.adapter / CARD_FILE, model_card(job, metrics), digest=True)
 
 
-def model_card(
-    job: Job, metrics: RunMetrics | None = None, form: CardForm | None = None
-) -> str:
+def model_card(job: Job, metrics: RunMetrics | None = None, form: CardForm | None = None) -> str:
     """Return the card of what a run trained; ``metrics`` None: it has not been measured.
 
     ``form``: of an exported model; None: of the adapter folder of the run.

@@ -55,9 +55,7 @@ def _in_vllm(obstacle: str | None) -> str:
     return f"vLLM cannot load {obstacle}: PEFT can; or export the run with form=merged."
 
 
-def load(
-    opened: OpenedRun, folder: Path
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load the base model again, and the adapter onto it by PEFT."""
     job = opened.job
     base = attach.prepare_quantised(

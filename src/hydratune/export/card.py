@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydratune.adapters.folder import CARD_FILE
+from hydratune.experiment.model_card import CardForm, model_card, training_section
 from hydratune.export.form import Written
 from hydratune.export.limits import Exactness
 from hydratune.export.opened import OpenedRun
 from hydratune.export.parity import Parity
-from hydratune.experiment.model_card import CardForm, model_card, training_section
 from hydratune.records.files import write_text
 from hydratune.records.run_directory import RunFile
 from hydratune.settings.export import ExportForm

@@ -187,9 +187,7 @@ def _llama3_factors(config: "PretrainedConfig") -> np.ndarray:
     return np.array(factors, dtype=np.float32)
 
 
-def _add_tensor(
-    writer: "gguf.GGUFWriter", name: str, values: np.ndarray, kind: GgufType
-) -> None:
+def _add_tensor(writer: "gguf.GGUFWriter", name: str, values: np.ndarray, kind: GgufType) -> None:
     """Add a tensor: vectors in f32, matrices as ``kind`` where their rows can be divided so."""
     import gguf
 

@@ -62,9 +62,7 @@ def check(opened: OpenedRun, config: ExportSettings) -> None:
     if _converter(config) is None:
         own = opened.job.model.config.get_text_config()
         if (why := gguf_file.obstacle(own)) is not None:
-            raise RunError(
-                f"no GGUF file can be written of this model: {why}; {gguf_file.ADVICE}"
-            )
+            raise RunError(f"no GGUF file can be written of this model: {why}; {gguf_file.ADVICE}")
         pre_tokenizer_name(opened.tokenizer)
 
 
@@ -106,9 +104,7 @@ def _convert(
         raise RunError(f"{converter} failed (exit code {done.returncode}):\n  {said}")
 
 
-def load(
-    opened: OpenedRun, folder: Path
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load the file by transformers, in fp32.
 
     transformers does not read how Llama 3.1 scales positions: such a file is loaded with the

@@ -21,9 +21,7 @@ _QWEN2 = (
 _LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 # regular expression of the tokenizer -> llama.cpp's name of it (src/llama-vocab.cpp)
 _NAMES = {_QWEN2: "qwen2", _LLAMA3: "llama-bpe"}
-ADVICE = (
-    "set llama_cpp=FOLDER, a copy of llama.cpp's repository, whose converter knows more models"
-)
+ADVICE = "set llama_cpp=FOLDER, a copy of llama.cpp's repository, whose converter knows more models"
 
 
 def pre_tokenizer_name(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -68,9 +68,7 @@ def stored_dtype(opened: OpenedRun, config: ExportSettings) -> torch.dtype:
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
-def load(
-    opened: OpenedRun, folder: Path
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load the model by transformers, without PEFT, in fp32."""
     return load_folder(opened, folder), AutoTokenizer.from_pretrained(str(folder))
 

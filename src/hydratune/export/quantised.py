@@ -43,9 +43,7 @@ def write(
     return Written(_EXACTNESS[config.quantization], facts={"quantization": config.quantization})
 
 
-def _quantised(
-    opened: OpenedRun, quantization: Quantization, folder: Path
-) -> "PreTrainedModel":
+def _quantised(opened: OpenedRun, quantization: Quantization, folder: Path) -> "PreTrainedModel":
     from dataclasses import replace
 
     settings = replace(opened.unquantised, quantization=quantization)
@@ -53,9 +51,7 @@ def _quantised(
     return loading.load_model(settings, Source(str(folder), None, ""), compute)
 
 
-def load(
-    opened: OpenedRun, folder: Path
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load the folder by transformers, which reads the quantisation from its config."""
     from transformers import AutoModelForCausalLM
 
