@@ -210,9 +210,7 @@ def test_an_adapter_on_a_quantised_base_is_merged_into_the_weights_it_saw(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     run = trained(quantization, f"model.quantization={quantization}")
-    code, text = command_line(
-        "export", f"run={run}", "output=out", "dtype=float32", *QUICK
-    )
+    code, text = command_line("export", f"run={run}", "output=out", "dtype=float32", *QUICK)
     assert code == 0, text
     whole = AutoModelForCausalLM.from_pretrained("out").eval()
     assert not hasattr(whole.config, "quantization_config")
@@ -364,7 +362,7 @@ def test_a_rejected_export_is_not_uploaded(
     assert code == 1 and hub == []
 
 
-# --------------------------------------------------------------------------------------- from Python
+# ------------------------------------------------------------------------------------- from Python
 def test_a_run_exports_itself(run: Path) -> None:
     folder = package.Run(run).export("out", form="gguf", gguf_type="f32", rows=2)
     assert folder == Path("out").absolute() and (folder / "model-f32.gguf").is_file()

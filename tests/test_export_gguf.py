@@ -37,9 +37,7 @@ def tokenizer(tiny: Any) -> Any:
 
 def written(model: Any, tokenizer: Any, folder: Path, kind: GgufType = GgufType.f32) -> Path:
     file = folder / "model.gguf"
-    gguf_file.write_file(
-        model, tokenizer, file, name="a model", licence="mit", ends=[2], kind=kind
-    )
+    gguf_file.write_file(model, tokenizer, file, name="a model", licence="mit", ends=[2], kind=kind)
     return file
 
 
@@ -68,9 +66,7 @@ def test_every_architecture_comes_back(
     assert torch.allclose(logits(back), logits(model), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "difference"), [("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 5e-2)]
-)
+@pytest.mark.parametrize(("kind", "difference"), [("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 5e-2)])
 def test_rounded_types_are_near(
     kind: str, difference: float, model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:

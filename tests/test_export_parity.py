@@ -16,7 +16,9 @@ RIGHT = Parity(2, 4, 0.0, 0.0, 1.0, 2, "field_f1", 0.5, 0.5, 0)
 
 def reading(*probabilities: list[float], value: float = 0.5, text: str = "a") -> Reading:
     distributions = torch.tensor(probabilities).log()
-    return Reading([[1, 2]], [tuple(range(len(probabilities)))], [distributions], [text], "f", value)
+    return Reading(
+        [[1, 2]], [tuple(range(len(probabilities)))], [distributions], [text], "f", value
+    )
 
 
 def test_the_divergence_is_that_of_the_textbook() -> None:

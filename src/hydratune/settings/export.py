@@ -105,13 +105,16 @@ class ExportSettings:
     @property
     def forms(self) -> list[ExportForm]:
         """The forms, in the order in which they are written."""
-        given = self.form if isinstance(self.form, list) else [self.form]
-        return [ExportForm(str(name)) for name in given]
+        return [ExportForm(str(name)) for name in self._given]
+
+    @property
+    def _given(self) -> list[object]:
+        return list(self.form) if isinstance(self.form, list | tuple) else [self.form]
 
     def own_problems(self) -> Iterator[Problem]:
         """Yield every problem of these settings but those of the run."""
         yield from self._form_problems()
-        if self.quantization is Quantization.none:
+        if self.quantization is Quantization.none and "quantised" in map(str, self._given):
             fix = "set quantization=nf4 or quantization=int8, or form=merged"
             yield Problem("quantization", "none", "the form quantised needs one", fix)
         yield from at_least("rows", self.rows, 1)
@@ -127,7 +130,7 @@ class ExportSettings:
         yield from self._push_problems()
 
     def _form_problems(self) -> Iterator[Problem]:
-        given = self.form if isinstance(self.form, list) else [self.form]
+        given = self._given
         options = [form.value for form in ExportForm]
         for name in given or [""]:
             yield from one_of("form", str(name), options)
@@ -147,9 +150,9 @@ class ExportSettings:
         if not _HUB_ID.fullmatch(self.push):
             why = "this is not the name of a repository on the hub"
             yield Problem("push", self.push, why, "give it as push=ORG/NAME")
-        if isinstance(self.form, list) and len(self.form) > 1:
+        if len(given := self._given) > 1:
             why = "a repository on the hub holds one form of a model"
-            yield Problem("push", self.push, why, f"set form={self.form[0]}, and export each alone")
+            yield Problem("push", self.push, why, f"set form={given[0]}, and export each alone")
 
 
 @dataclass
