@@ -1,5 +1,6 @@
 """hydratune export: write a fine-tuned model for other programs, and compare it with the run's."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def run(config: ExportConfig, _: RunDirectory) -> None:
 
     Raises ``RunError`` if the export is not the run's model.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing is left behind
+        signal.signal(number, signal.default_int_handler)
     folder, compared = export_run(config)
     shown = relative_path(folder)
     console.print(comparison_table(compared))

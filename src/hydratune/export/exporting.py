@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydratune import digests
 from hydratune.console import console
-from hydratune.errors import RunError, refuse
+from hydratune.errors import InputError, RunError, refuse
 from hydratune.experiment.finished_run import open_run
 from hydratune.export import output
 from hydratune.export.opened import OpenedRun, obstacles, open_model
@@ -122,7 +122,10 @@ def _write_form(
     console.print(f"[dim]writing {form.value}")
     written = module.write(opened, merged, config, to)
     model, tokenizer = module.load(opened, to)
-    rows = opened.test_set.read_by(tokenizer)
+    try:
+        rows = opened.test_set.read_by(tokenizer)
+    except InputError as error:
+        raise RunError(f"the tokenizer of the export reads the rows otherwise: {error}") from error
     measured = parity.compare(reading, parity.read(model, rows, form.value))
     limits = limits_of(written.exactness, config.limits)
     card.write(opened, form, written, measured, module.usage(opened, config), to)

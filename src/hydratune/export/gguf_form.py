@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hydratune.errors import InputError, RunError
 from hydratune.export import gguf_file
@@ -24,7 +24,7 @@ from hydratune.settings.export import ExportSettings, GgufType, converter_in
 from hydratune.settings.secrets import mask
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _ENVIRONMENT = "LLAMA_CPP"  # names the folder of llama.cpp where the settings do not
 _DTYPES = {GgufType.f32: torch.float32, GgufType.f16: torch.float16, GgufType.bf16: torch.bfloat16}
@@ -107,15 +107,13 @@ def _convert(
 def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load the file by transformers, in fp32.
 
-    transformers does not read how Llama 3.1 scales positions: such a file is loaded with the
-    config of the run's model.
+    transformers does not read how Llama 3.1 scales positions, nor the size of a head of Qwen 3:
+    where these are not its defaults, the weights are loaded under the config of the run's model.
     """
     (file,) = folder.glob("*.gguf")
     compute = in_fp32(opened.job.compute)
     own = opened.job.model.config
-    options: dict[str, object] = {}
-    if gguf_file.rope_type(own.get_text_config()) != "default":
-        options["config"] = own
+    options: dict[str, object] = {} if _is_read(own.get_text_config(), file) else {"config": own}
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
             tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=file.name)
@@ -129,6 +127,13 @@ def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedT
     model = model.to(compute.device)
     tokenizer.pad_token_id = opened.tokenizer.pad_token_id
     return loading.prepare_model(model, opened.unquantised, compute), tokenizer
+
+
+def _is_read(own: "PretrainedConfig", file: Path) -> bool:
+    """Return whether transformers reads from the file what the config of the model says."""
+    read = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    same_heads = gguf_file.head_dim(read) == gguf_file.head_dim(own)
+    return same_heads and gguf_file.rope_type(own) == "default"
 
 
 def usage(opened: OpenedRun, config: ExportSettings) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hydratune.errors import RunError
 from hydratune.export import merged as merged_form
@@ -14,7 +14,7 @@ from hydratune.export.limits import Exactness
 from hydratune.export.opened import OpenedRun
 from hydratune.models import loading, turn_ends
 from hydratune.settings.export import ExportSettings
-from hydratune.settings.model import Quantization, Source
+from hydratune.settings.model import Quantization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ def write(
     assert merged is not None
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".whole-") as folder:
         merged_form.save(opened, merged, torch.float32, Path(folder))
-        model = _quantised(opened, config.quantization, Path(folder))
+        model = _quantised(opened, config, Path(folder))
     model.config._name_or_path = ""
     try:
         model.save_pretrained(to)
@@ -43,18 +43,20 @@ def write(
     return Written(_EXACTNESS[config.quantization], facts={"quantization": config.quantization})
 
 
-def _quantised(opened: OpenedRun, quantization: Quantization, folder: Path) -> "PreTrainedModel":
-    from dataclasses import replace
-
-    settings = replace(opened.unquantised, quantization=quantization)
-    compute = in_fp32(opened.job.compute)
-    return loading.load_model(settings, Source(str(folder), None, ""), compute)
+def _quantised(opened: OpenedRun, config: ExportSettings, folder: Path) -> "PreTrainedModel":
+    """Load a whole model quantised; it computes nothing, which could change its scales."""
+    dtype = merged_form.stored_dtype(opened, config)
+    return AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        device_map={"": str(opened.job.compute.device)},
+        quantization_config=loading.bitsandbytes_config(config.quantization, dtype),
+        trust_remote_code=opened.unquantised.trust_remote_code,
+    )
 
 
 def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load the folder by transformers, which reads the quantisation from its config."""
-    from transformers import AutoModelForCausalLM
-
     compute = in_fp32(opened.job.compute)
     model = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=compute.weights, device_map={"": str(compute.device)}
