@@ -16,7 +16,7 @@ from hydratune.errors import InputError, RunError
 from hydratune.export import gguf_file
 from hydratune.export import merged as merged_form
 from hydratune.export.form import Written, exactness_of, in_fp32
-from hydratune.export.gguf_tokenizer import pre_tokenizer_name
+from hydratune.export.gguf_tokenizer import ADVICE, pre_tokenizer_name
 from hydratune.export.limits import Exactness
 from hydratune.export.opened import OpenedRun
 from hydratune.models import loading
@@ -53,7 +53,11 @@ def write(
             kind=config.gguf_type,
         )
         writer = f"the package gguf, pre-tokenizer {pre_tokenizer_name(opened.tokenizer)}"
-    facts = {"type": config.gguf_type.value, "written by": writer, "file": file.name}
+    facts: dict[str, object] = {
+        "type": config.gguf_type.value,
+        "written by": writer,
+        "file": file.name,
+    }
     return Written(_exactness(opened, config.gguf_type), facts=facts)
 
 
@@ -62,7 +66,7 @@ def check(opened: OpenedRun, config: ExportSettings) -> None:
     if _converter(config) is None:
         own = opened.job.model.config.get_text_config()
         if (why := gguf_file.obstacle(own)) is not None:
-            raise RunError(f"no GGUF file can be written of this model: {why}; {gguf_file.ADVICE}")
+            raise RunError(f"no GGUF file can be written of this model: {why}; {ADVICE}")
         pre_tokenizer_name(opened.tokenizer)
 
 
