@@ -4,6 +4,8 @@ _WANDB = "it needs the file of a W&B sweep, or its server: test_wandb_sweep_defi
 _PYTHON = "it is Python to be written, not a command: test_api.py"
 _PACKAGE = "the part of a package is to be corrected or installed: test_extending.py"
 _WHEEL = "it needs a package index: test_wheel.py"
+_GGUF = "it needs a copy of llama.cpp's repository: test_export_gguf.py"
+_SERVER = "it needs a server that is installed: test_serve.py"
 _STUDY = "it needs the study of an earlier search: test_search_study.py"
 
 NOT_TYPED: dict[str, str] = {
@@ -78,6 +80,33 @@ NOT_TYPED: dict[str, str] = {
     **dict.fromkeys(
         ("sweeps.search.study:_describe_new_study", "sweeps.search.study:_differences"), _STUDY
     ),
+    **dict.fromkeys(
+        (
+            "export.gguf_file:tensors",
+            "export.gguf_file:write_file",
+            "export.gguf_form:_converter",
+            "export.gguf_form:check",
+            "export.gguf_tokenizer:pre_tokenizer_name",
+            "export.gguf_tokenizer:serialised",
+            "export.gguf_tokenizer:token_list",
+        ),
+        _GGUF,
+    ),
+    **dict.fromkeys(
+        (
+            "serving.process:require_free_port",
+            "serving.process:wait_until_ready",
+            "serving.servers:command_of",
+        ),
+        _SERVER,
+    ),
+    **dict.fromkeys(
+        ("export.output:require_space", "export.output:staged"),
+        "it needs a full disk: test_export.py",
+    ),
+    "export.gguf_file:_as_f16": "it needs weights beyond 65,504",
+    "export.merging:merge": "no method is known that PEFT cannot merge",
+    "export.quantised:write": "it needs a bitsandbytes that cannot store a model",
     "adapters.attach:_refuse_other_parts": "no model is known whose names PEFT reads otherwise",
     "adapters.initialisation:_no_originals": "needs a quantised model without its original files:"
     " test_adapters.py",

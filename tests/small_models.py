@@ -56,7 +56,7 @@ def rows(count: int = 5, seed: int = 0) -> list[Encoded]:
 
 def build(name: str, **options: Any) -> Any:
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**SIZES, **ARCHITECTURES[name], **options)
+    config = getattr(transformers, f"{name}Config")(**SIZES, **{**ARCHITECTURES[name], **options})
     kind = "Gemma3ForCausalLM" if name == "Gemma3Text" else f"{name}ForCausalLM"
     model = getattr(transformers, kind)._from_config(
         config, attn_implementation="eager", dtype=torch.float32

@@ -18,6 +18,8 @@ COMMANDS = {
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
     "decide": "prompt, retrieve or fine-tune? every way on the same test rows",
     "judge": "a model reads the answers of a run, by a rubric or beside those of another",
+    "export": "write a fine-tuned model for other programs, and check that it answers as before",
+    "serve": "answer requests with a fine-tuned model, by a server that is installed",
     "compare": "rank the runs of a sweep (or any run directories)",
 }
 _ABOUT = {
@@ -38,6 +40,8 @@ examples:
   hydratune train -m sweep=search                       24 trials that learn from each other
   hydratune sweep ENTITY/PROJECT/ID                     trials of a W&B sweep, together in a process
   hydratune evaluate run=DIR                            measure a run again
+  hydratune export run=DIR output=OUT                   a whole model; form=gguf for llama.cpp
+  hydratune serve run=DIR                               the model at http://127.0.0.1:8000/v1
   hydratune compare DIR                                 rank the runs below DIR
   hydratune train --cfg job                             show the composed configuration, run nothing
 

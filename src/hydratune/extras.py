@@ -38,6 +38,8 @@ PACKAGES = {  # module -> package
     "llguidance": OptionalPackage("llguidance", "constrained"),
     "lm_eval": OptionalPackage("lm-eval", "lm_eval"),
     "openai": OptionalPackage("openai", "judge"),
+    "fastapi": OptionalPackage("fastapi", "serve"),
+    "uvicorn": OptionalPackage("uvicorn", "serve"),
     "tensorboardX": OptionalPackage("tensorboardX", "tensorboard"),
 }
 

@@ -4,7 +4,10 @@ import html
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from hydratune import digests
 from hydratune.api.pages import show_page
@@ -18,7 +21,7 @@ from hydratune.records.headline import headline
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import State
-from hydratune.settings.commands import TrainConfig
+from hydratune.settings.commands import ExportConfig, TrainConfig
 from hydratune.settings.registry import flat, plain
 
 if TYPE_CHECKING:
@@ -153,6 +156,24 @@ class Run:
         from hydratune.api.tuned_model import load
 
         return load(self._record, self.config, base, device)
+
+    def export(self, output: str | Path, form: str | list[str] = "merged", **settings: Any) -> Path:
+        """Write the fine-tuned model for other programs, and return the folder.
+
+        ``settings``: those of ``hydratune export``, such as ``gguf_type="q8_0"``. Raises
+        ``RunError`` if what was written does not answer as the run's model did.
+        """
+        from hydratune.export.exporting import export_run
+
+        values = {**settings, "run": str(self.path), "output": str(output), "form": form}
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(ExportConfig), values)
+            config = OmegaConf.to_object(merged)
+        except OmegaConfBaseException as error:
+            raise InputError(f"settings of an export: {str(error).splitlines()[0]}") from None
+        assert isinstance(config, ExportConfig)
+        config.check()
+        return export_run(config)[0]
 
     def show(self, height: int = _PAGE_HEIGHT) -> None:
         """Show the page of the run in a notebook; elsewhere, print where it is."""

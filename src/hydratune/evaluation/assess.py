@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +25,7 @@ from hydratune.settings.data import TrainOn
 from hydratune.settings.evaluation import EvaluationConfig, Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # part of the cache key: what a cached prediction holds
 _STORED = "the prompt that was asked, and beside it the row's own"
@@ -141,6 +142,24 @@ class TestSet:
             kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return self.encoder.extract_answer(row, text) if kept else text
+
+    def first(self, count: int) -> "TestSet":
+        """Return the first ``count`` rows, answered and scored as all of them are."""
+        return self._like(self.rows[:count], self.encoder)
+
+    def read_by(self, tokenizer: "PreTrainedTokenizerBase") -> "TestSet":
+        """Return the same rows as another tokenizer and its chat template read them."""
+        return self._like(self.rows, ChatEncoder(tokenizer, self.encoder.turn_end_ids))
+
+    def _like(self, rows: Sequence[Row], encoder: ChatEncoder) -> "TestSet":
+        limit = self.max_new_tokens or None
+        config = replace(self.config, max_rows=None, max_new_tokens=limit)
+        other = (config, self.task, self.schema, self.context, self.leaky)
+        return TestSet(rows, encoder, *other)
+
+    def prompt_tokens(self) -> list[list[int]]:
+        """Return the tokens of every prompt as it is in the data."""
+        return self._tokens(self._own_prompts)
 
     def _tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the tokens of ``prompts``; those of ``zero_shot`` are encoded once."""

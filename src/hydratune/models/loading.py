@@ -102,7 +102,7 @@ def load_model(model: ModelConfig, source: Source, compute: "Compute") -> "PreTr
     if compute.device.type != "cpu" or quantised:
         options["device_map"] = {"": str(compute.device)}
     if quantised:
-        options["quantization_config"] = _quantization(model.quantization, compute.weights)
+        options["quantization_config"] = bitsandbytes_config(model.quantization, compute.weights)
     loaded: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, model, source, **options)
     return prepare_model(loaded, model, compute)
 
@@ -226,7 +226,8 @@ def _from_pretrained(
         raise model.loading_error(source, reason) from error
 
 
-def _quantization(kind: Quantization, dtype: "torch.dtype") -> "BitsAndBytesConfig":
+def bitsandbytes_config(kind: Quantization, dtype: "torch.dtype") -> "BitsAndBytesConfig":
+    """Return how bitsandbytes stores a model; ``dtype``: in which a 4-bit one computes."""
     from transformers import BitsAndBytesConfig
 
     extras.require("bitsandbytes", f"model.quantization={kind}")

@@ -14,6 +14,7 @@ from hydratune.settings import monitor
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
 from hydratune.settings.data import DataConfig
 from hydratune.settings.evaluation import EvaluationConfig
+from hydratune.settings.export import ExportSettings, ServeSettings
 from hydratune.settings.judge import AskingConfig, FactsConfig
 from hydratune.settings.model import ModelConfig, Quantization
 from hydratune.settings.not_given import example_run
@@ -300,6 +301,27 @@ class JudgeConfig(AskingConfig, CommandConfig):
         yield from secret_problems("", plain(self))
 
 
+@dataclass
+class ExportConfig(ExportSettings, CommandConfig):
+    """Settings of writing a fine-tuned model for other programs."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        yield from self.own_problems()
+        yield from secret_problems("", plain(self))
+
+
+@dataclass
+class ServeConfig(ServeSettings, CommandConfig):
+    """Settings of answering requests with a fine-tuned model."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.run is not None:
+            yield from _run_problems(self.run)
+        yield from self.own_problems()
+        yield from secret_problems("", plain(self))
+
+
 def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
     """Yield a problem if ``run`` is no run directory."""
     if not (Path(run) / CONFIG_FILE).is_file():
@@ -320,6 +342,8 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "evaluate": EvaluateConfig,
     "decide": DecideConfig,
     "judge": JudgeConfig,
+    "export": ExportConfig,
+    "serve": ServeConfig,
 }
 
 

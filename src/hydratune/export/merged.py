@@ -1,0 +1,81 @@
+"""form=merged: a whole model as safetensors, which transformers loads without PEFT."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+
+from hydratune.errors import RunError
+from hydratune.export.form import Written, exactness_of, load_folder
+from hydratune.export.opened import OpenedRun
+from hydratune.models import turn_ends
+from hydratune.settings.export import ExportSettings, StoredType
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SHARD = "5GB"  # size of a file of weights, as on the hub
+
+
+def write(
+    opened: OpenedRun, merged: "PreTrainedModel | None", config: ExportSettings, to: Path
+) -> Written:
+    """Write weights, tokenizer, chat template and generation config into the folder ``to``."""
+    assert merged is not None
+    dtype = stored_dtype(opened, config)
+    save(opened, merged, dtype, to)
+    exactness = exactness_of(opened, dtype)
+    return Written(exactness, facts={"dtype": str(dtype).removeprefix("torch.")})
+
+
+def save(opened: OpenedRun, model: "PreTrainedModel", dtype: torch.dtype, to: Path) -> None:
+    """Write a model in fp32 as ``dtype``. Raises ``RunError`` if there is no space."""
+    weights = {
+        name: tensor.to(dtype).cpu() if tensor.is_floating_point() else tensor.cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    before = model.config.dtype
+    model.config.dtype = dtype
+    model.config._name_or_path = ""  # no path of this machine
+    model.generation_config = turn_ends.generation_config(
+        model, opened.tokenizer, opened.job.answer_ends
+    )
+    try:
+        model.save_pretrained(to, state_dict=weights, max_shard_size=_SHARD)
+        opened.tokenizer.save_pretrained(to)
+    except (RuntimeError, SafetensorError) as error:
+        raise RunError(f"the weights cannot be written ({error}); free some space") from error
+    finally:
+        model.config.dtype = before
+    model.generation_config.save_pretrained(to)
+
+
+def stored_dtype(opened: OpenedRun, config: ExportSettings) -> torch.dtype:
+    """Return the number format of the weights that are written."""
+    if config.dtype is not StoredType.auto:
+        return getattr(torch, config.dtype.value)
+    source = opened.job.source
+    base = AutoConfig.from_pretrained(
+        source.name,
+        revision=source.revision,
+        trust_remote_code=opened.job.config.model.trust_remote_code,
+    )
+    dtype = base.get_text_config().dtype or base.dtype
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Load the model by transformers, without PEFT, in fp32."""
+    return load_folder(opened, folder), AutoTokenizer.from_pretrained(str(folder))
+
+
+def usage(opened: OpenedRun, config: ExportSettings) -> str:
+    """Return how transformers and vLLM load the folder."""
+    section = turn_ends.card_section(
+        opened.tokenizer, "", opened.job.answer_ends, in_vllm=False, is_adapter=False
+    )
+    return f"{section}\nAs a server: `hydratune serve export=FOLDER`, or `vllm serve FOLDER`.\n"
