@@ -16,8 +16,11 @@ COMMANDS = {
     "sweep": "train the trials of a W&B sweep, several at a time",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
     "decide": "prompt, retrieve or fine-tune? every way on the same test rows",
+    "generate": "answer the rows of a file with the model of a finished run",
+    "chat": "talk to the model of a finished run in the terminal",
     "judge": "a model reads the answers of a run, by a rubric or beside those of another",
     "compare": "rank the runs of a sweep (or any run directories)",
+    "doctor": "check packages, hardware, disk and accounts; what is wrong, and its remedy",
 }
 _ABOUT = {
     "configs [GROUP]": "list the config groups and their options",

@@ -5,7 +5,7 @@ batch.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from hydratune.console import Ticker, progress
 from hydratune.evaluation.batches import HalvingBatches, batches_of, run_batches
 from hydratune.evaluation.constrained import Guide, Guided
 from hydratune.evaluation.prompt_reader import PromptReader, ReservedLayer, Tokens
+from hydratune.evaluation.sampling import Sampling
 from hydratune.models.compute import as_trained, autocast_of, deterministic_if_possible
 from hydratune.models.memory_plan import SCORED_TOGETHER, SCORED_TOKENS, generation_tokens
 from hydratune.models.row_packing import Reading
@@ -39,7 +40,8 @@ class Answer:
     tokens: tuple[int, ...]  # with the turn-end token, if there is one
     # "stop": the model ended its turn; "length": it was cut at max_new_tokens; or NOT_ASKED
     finish_reason: str
-    nll: float  # summed negative log-likelihood (natural logarithm) of the reference answer
+    # summed negative log-likelihood (natural logarithm) of the reference answer; 0 without one
+    nll: float
 
 
 def answer(
@@ -56,13 +58,21 @@ def answer(
     quiet: bool = False,
     pool: Executor | None = None,
     guide: Guide | None = None,
+    sampling: Sampling | None = None,
+    received: Callable[[Mapping[int, Answer]], None] | None = None,
+    done: Collection[int] = (),
 ) -> list[Answer]:
-    """Return greedy answers to ``prompts`` and the likelihood of ``references``, in order.
+    """Return answers to ``prompts`` and the likelihood of ``references``, in order.
 
-    With ``max_new_tokens=0`` only the likelihood is computed. The model computes as in its training
-    steps. A batch has at most ``batch_size`` rows and ``batch_tokens`` tokens (None: as many as
-    memory allows); where memory runs out, batches are halved once. For the threads and ``pool`` see
-    ``run_batches``. ``guide`` says which tokens an answer may have; likelihoods are without it.
+    With ``max_new_tokens=0`` only the likelihood is computed; a reference may be empty. The model
+    computes as in its training steps. A batch has at most ``batch_size`` rows and ``batch_tokens``
+    tokens (None: as many as memory allows); where memory runs out, batches are halved once. For the
+    threads and ``pool`` see ``run_batches``. ``guide`` says which tokens an answer may have;
+    likelihoods are without it. ``sampling``: how tokens are drawn; None: greedily.
+
+    ``received`` is called with the answers of each batch, by their numbers, as soon as there are
+    some; several threads may call it. The prompts with the numbers ``done`` are not answered, and
+    have no answer in the result; the batches of the others are those of all prompts.
     """
     model.eval()
     if not prompts:
@@ -75,12 +85,17 @@ def answer(
     on_gpu = reader.device.type != "cpu"
     copied = 1 / model.config.get_text_config().num_hidden_layers if on_gpu else 0.0
     batches = batches_of(prompts, references, max_new_tokens, at_most, limit, copied)
+    done = set(done)
+    batches = [batch for batch in batches if not done.issuperset(batch)]
     answering = _Answering(reader, prompts, references, stop, max_new_tokens, guide)
+    answering.sampling, answering.received = sampling, received
     with progress(title, len(prompts), quiet=quiet) as ticker, ModelPatches(model) as patches:
         patches.use_fast_linears()
         answering.ticker = ticker
+        if done:
+            ticker.resume_at(len(prompts) - sum(map(len, batches)))
         run_batches(answering.work, batches, reader.device, pool, answering.abandoned.set)
-    return [answering.results[i] for i in range(len(prompts))]
+    return [answering.results[i] for i in range(len(prompts)) if i in answering.results]
 
 
 def _read_beginning(
@@ -101,6 +116,8 @@ class _Answering:
     """The answers to all prompts, batch by batch; ``work`` may be called from several threads."""
 
     ticker: Ticker
+    sampling: Sampling | None = None
+    received: Callable[[Mapping[int, Answer]], None] | None = None
 
     def __init__(
         self,
@@ -139,20 +156,28 @@ class _Answering:
             pairs = zip(prompts, targets, strict=True)
             losses = [_score_without_cache(self.reader, *pair) for pair in pairs]
         self.ticker.advance(0, sum(map(len, targets)))
-        answers = self._decode(logits, mask, cache)
+        answers = self._decode(numbers, logits, mask, cache)
         finish = "length" if self.max_new_tokens else NOT_ASKED
         for number, tokens, nll in zip(numbers, answers, losses, strict=True):
             reason = "stop" if tokens and tokens[-1] in self.stop else finish
             self.results[number] = Answer(tuple(tokens), reason, nll)
+        if self.received is not None and not self.abandoned.is_set():
+            self.received({number: self.results[number] for number in numbers})
 
     def _decode(
-        self, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
+        self,
+        numbers: Sequence[int],
+        logits: torch.Tensor,
+        mask: torch.Tensor,
+        cache: DynamicCache,
     ) -> list[list[int]]:
-        """Return the greedy tokens of each row, turn-end included.
+        """Return the tokens of each row, turn-end included.
 
         ``logits`` are those of the first token, (rows, vocabulary). Returns early when abandoned.
         """
         answers: list[list[int]] = [[] for _ in range(mask.shape[0])]
+        sampling = self.sampling
+        generators = [sampling.generator(n) for n in numbers] if sampling is not None else []
         matchers = [self.guide.row() for _ in answers] if self.guide is not None else None
         in_batch = list(range(len(answers)))  # rows that ended may stay for a while
         unfinished = len(in_batch)
@@ -160,6 +185,10 @@ class _Answering:
             if matchers is not None:
                 logits = self._masked(logits, answers, matchers, in_batch)
             tokens = logits.argmax(dim=-1)
+            if sampling is not None:
+                pairs = zip(logits, in_batch, strict=True)
+                drawn = [sampling.draw(scores, generators[row]) for scores, row in pairs]
+                tokens = torch.tensor(drawn, device=mask.device)
             for row, token in zip(in_batch, tokens.tolist(), strict=True):
                 answers[row].append(token)
                 if matchers is not None:
@@ -240,12 +269,14 @@ def _score(
     at a time, of fewer where targets are long.
     """
     losses: list[torch.Tensor] = []
+    if not any(targets):
+        return [0.0] * len(targets)
     together = max(1, min(at_once, SCORED_TOKENS // max(1, *map(len, targets))))
     for start in range(0, len(targets), together):
         rows = slice(start, start + together)
         part = targets[rows]
         longest = max(map(len, part))
-        padded = [[*t[:-1], *[reader.pad] * (longest - len(t))] for t in part]
+        padded = [[*t[:-1], *[reader.pad] * (longest - max(1, len(t)))] for t in part]
         inputs = torch.tensor(padded, device=mask.device)
         scores = logits[rows, None]
         if longest > 1:
@@ -264,6 +295,8 @@ def _score_without_cache(reader: PromptReader, prompt: Tokens, target: Tokens) -
 
     For layers whose cache forgets what has left their window.
     """
+    if not target:
+        return 0.0
     ids = torch.tensor([[*prompt, *target[:-1]]], device=reader.device)
     logits = reader.whole(input_ids=ids, use_cache=False, logits_to_keep=len(target)).logits[0]
     return _nll(logits[-len(target) :], target).item()
@@ -271,6 +304,8 @@ def _score_without_cache(reader: PromptReader, prompt: Tokens, target: Tokens) -
 
 def _nll(logits: torch.Tensor, target: Tokens) -> torch.Tensor:
     """Return the NLL of ``target``, summed in fp64, from logits (tokens, vocabulary)."""
+    if not target:
+        return logits.new_zeros((), dtype=torch.double)
     likelihoods = torch.log_softmax(logits.float(), dim=-1)
     chosen = likelihoods.gather(1, torch.tensor(target, device=logits.device)[:, None])
     return -chosen.double().sum()

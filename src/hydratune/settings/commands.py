@@ -11,6 +11,7 @@ from hydratune.bounds import load_yaml
 from hydratune.errors import Problem, refuse
 from hydratune.settings import monitor
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
+from hydratune.settings.answering import ChattingConfig, GeneratingConfig
 from hydratune.settings.data import DataConfig
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.judge import AskingConfig, FactsConfig
@@ -256,6 +257,26 @@ class JudgeConfig(AskingConfig, CommandConfig):
         yield from secret_problems("", plain(self))
 
 
+@dataclass
+class GenerateConfig(GeneratingConfig, CommandConfig):
+    """Settings of answering the rows of a file with the model of a run."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        yield from self.generating_problems()
+        yield from secret_problems("", plain(self))
+
+
+@dataclass
+class ChatConfig(ChattingConfig, CommandConfig):
+    """Settings of a conversation with the model of a run in the terminal."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        yield from self.chatting_problems()
+        yield from secret_problems("", plain(self))
+
+
 def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
     """Yield a problem if ``run`` is no run directory."""
     if not (Path(run) / CONFIG_FILE).is_file():
@@ -275,6 +296,8 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "evaluate": EvaluateConfig,
     "decide": DecideConfig,
     "judge": JudgeConfig,
+    "generate": GenerateConfig,
+    "chat": ChatConfig,
 }
 
 
