@@ -63,7 +63,7 @@ def _complete(args: list[str]) -> int:
     if "query" in args[-1] and (command not in COMMANDS or line.endswith(command)):
         print(" ".join(name for name in COMMANDS if name.startswith(command)))
         return 0
-    if command == "compare":  # takes directories: the shell completes those itself
+    if command in ("compare", "doctor"):  # take no settings
         return 0
     os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1)
     from hydratune.composition import run_command
@@ -144,6 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hydratune.lean_imports import load
 
         return load("hydratune.commands.compare").main(args[1:])
+    if command == "doctor":  # it works where packages are missing
+        from hydratune.doctor.command import main as examine
+
+        return examine(args[1:])
     if command == "sweep":
         return _sweep(args[1:])
     if {"-h", "--help"} & set(args[1:]):

@@ -39,6 +39,7 @@ PACKAGES = {  # module -> package
     "lm_eval": OptionalPackage("lm-eval", "lm_eval"),
     "openai": OptionalPackage("openai", "judge"),
     "tensorboardX": OptionalPackage("tensorboardX", "tensorboard"),
+    "prompt_toolkit": OptionalPackage("prompt-toolkit", "chat"),
 }
 
 

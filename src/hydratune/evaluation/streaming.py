@@ -80,16 +80,13 @@ class AnswerStream:
         reader = PromptReader(self.model, [prompt], self.pad, known)
         logits, mask, cache = reader.read([prompt], max_new_tokens)
         tokens: list[int] = []
-        try:
-            while True:
-                tokens.append(choose(logits[0]))
-                on_token(tokens[-1])
-                if tokens[-1] in self.stop or len(tokens) == max_new_tokens:
-                    break
-                mask = torch.cat([mask, mask.new_ones((1, 1))], dim=1)
-                ids = torch.tensor([[tokens[-1]]], device=mask.device)
-                logits = reader.step(ids, mask, cache, last=1)[:, -1]
-        except KeyboardInterrupt:  # a cache that was left in the middle of a step is not kept
-            raise
+        while True:
+            tokens.append(choose(logits[0]))
+            on_token(tokens[-1])
+            if tokens[-1] in self.stop or len(tokens) == max_new_tokens:
+                break
+            mask = torch.cat([mask, mask.new_ones((1, 1))], dim=1)
+            ids = torch.tensor([[tokens[-1]]], device=mask.device)
+            logits = reader.step(ids, mask, cache, last=1)[:, -1]
         self._known = reader.known_tokens(prompt, tokens, cache)
         return Answer(tuple(tokens), "stop" if tokens[-1] in self.stop else "length", 0.0)
