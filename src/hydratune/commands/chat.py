@@ -1,6 +1,5 @@
 """hydratune chat: a conversation with the model of a finished run in the terminal."""
 
-from hydratune.errors import InputError
 from hydratune.experiment.answering.chat import COMMANDS, Chat
 from hydratune.experiment.answering.model import open_model, system_prompt
 from hydratune.experiment.answering.terminal import Screen, open_screen
@@ -19,8 +18,10 @@ def run(config: ChatConfig, _: RunDirectory) -> None:
     screen = open_screen(list(COMMANDS))
     chat = Chat(model, config, system.text, screen)
     screen.say(headline(flat(plain(finished.settings))))
-    screen.say(f"system prompt, {system.origin}: {system.text}" if system.text else f"system prompt: {system.origin}")
-    model.guide(config.schema, model.base) if config.schema else None
+    text = f": {system.text}" if system.text else ""
+    screen.say(f"system prompt, {system.origin}{text}")
+    if config.schema is not None:
+        model.schema(config.schema)  # refused before weights are loaded
     if config.load is not None:
         chat.load(config.load)
     if screen.is_interactive:

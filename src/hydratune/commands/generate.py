@@ -40,7 +40,8 @@ def run(config: GenerateConfig, _: RunDirectory) -> None:
         if file.is_finished:
             answers = counted(len(file.done), "answer")
             console.print(
-                f"{escape(config.output)} is finished: {answers}, with these settings", soft_wrap=True
+                f"{escape(config.output)} is finished: {answers}, with these settings",
+                soft_wrap=True,
             )
             return
         statements: list[str] = []
@@ -67,7 +68,9 @@ def _settings(
     drawn = {"top_p": config.top_p, "seed": config.seed} if config.temperature else {}
     return {
         "run": str(model.run.record.shown),
-        "weights": model.source.identity if config.base else stable_hash(list(map(digests.of_file, weights))),
+        "weights": model.source.identity
+        if config.base
+        else stable_hash(list(map(digests.of_file, weights))),
         "input": digests.of_file(Path(config.input)),
         "system": system.text,
         "schema": None if schema is None else stable_hash(schema),
@@ -77,9 +80,7 @@ def _settings(
     }
 
 
-def _say_what_is_asked(
-    questions: Questions, statements: list[str], limit: int, done: int
-) -> None:
+def _say_what_is_asked(questions: Questions, statements: list[str], limit: int, done: int) -> None:
     for statement in statements:
         console.print(escape(statement), soft_wrap=True, style="dim")
     rows = counted(len(questions.requests), "row")
@@ -117,6 +118,9 @@ def _system_sentence(questions: Questions) -> str:
 
 def _say_how_to_continue(file: AnswerFile, rows: int) -> None:
     command = shlex.join(["hydratune", *sys.argv[1:]])
+    if not file.done:
+        console.print("\n[yellow]no row was answered yet; the same command begins again")
+        return
     console.print(
         f"\n[yellow]{len(file.done)} of {counted(rows, 'row')} answered and kept in"
         f" {escape(str(file.partial))}; to continue:[/]\n  {escape(escape_controls(command))}",
@@ -124,9 +128,7 @@ def _say_how_to_continue(file: AnswerFile, rows: int) -> None:
     )
 
 
-def _finish(
-    questions: Questions, config: GenerateConfig, file: AnswerFile, asking: Asking
-) -> None:
+def _finish(questions: Questions, config: GenerateConfig, file: AnswerFile, asking: Asking) -> None:
     """Write the file and its summary, and print what came out."""
     lines = file.done.values()
     reasons = [line["finish_reason"] for line in lines]

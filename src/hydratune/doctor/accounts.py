@@ -25,18 +25,18 @@ def weights_and_biases() -> Iterator[Finding]:
     modes = ("online", "offline", "disabled", "shared", "dryrun", "run")
     facts = {"mode": mode, "login": where or None}
     if mode is not None and mode not in modes:
-        remedy = "unset WANDB_MODE, or export WANDB_MODE=offline"
+        remedy = "unset WANDB_MODE"
         yield Finding("W&B", f"WANDB_MODE={mode} is no mode", Level.warning, remedy, facts)
         return
     said = f"; WANDB_MODE={mode}" if mode else "; tracking.mode of each run decides"
     if where:
         yield Finding("W&B", f"logged in ({where}){said}", facts=facts)
     elif mode == "online":
-        remedy = "wandb login, or export WANDB_MODE=offline"
+        remedy = "wandb login"
         yield Finding("W&B", f"not logged in{said}", Level.warning, remedy, facts)
     else:
-        text = f"not logged in{said}: runs are kept offline, in their own folder"
-        yield Finding("W&B", text, Level.note, "wandb login, to send them to a server", facts)
+        text = f"not logged in{said}: runs are kept offline, in their own folders"
+        yield Finding("W&B", text, Level.note, "wandb login", facts)
 
 
 def _wandb_login() -> str:
@@ -65,11 +65,15 @@ def hub() -> Iterator[Finding]:
     file = Path(constants.HF_TOKEN_PATH)
     where = where or (str(file) if file.is_file() else "")
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in _OFFLINE
-    text = f"token from {where}" if where else "no token: only public models and data sets"
+    text = (
+        f"token from {where}"
+        if where
+        else "no token: only public models and data sets, none that need a licence to be accepted"
+    )
     text += "; HF_HUB_OFFLINE is set, so nothing is downloaded" if offline else ""
     facts = {"token": where or None, "offline": offline, "home": str(constants.HF_HOME)}
     level = Level.ok if where else Level.note
-    remedy = "" if where else "hf auth login, for models that need a licence to be accepted"
+    remedy = "" if where else "hf auth login"
     yield Finding("Hugging Face", text, level, remedy, facts)
 
 
@@ -77,7 +81,7 @@ def network() -> Iterator[Finding]:
     """Ask the hub and W&B whether they answer; the addresses are those of their libraries."""
     from huggingface_hub import constants
 
-    yield _answer("hub", constants.ENDPOINT, "model=local model.path=DIR needs no hub")
+    yield _answer("hub", constants.ENDPOINT, "hydratune train model=local model.path=DIR")
     try:
         from wandb.sdk.wandb_settings import Settings
 
@@ -85,7 +89,7 @@ def network() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("W&B server", f"wandb cannot be imported: {error}", Level.warning)
         return
-    yield _answer("W&B server", address, "tracking=offline needs no server")
+    yield _answer("W&B server", address, "hydratune train tracking=offline")
 
 
 def _answer(name: str, address: str, remedy: str) -> Finding:

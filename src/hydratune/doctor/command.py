@@ -109,7 +109,7 @@ def terminal() -> Iterator[Finding]:
     columns = shutil.get_terminal_size().columns
     facts = {"encoding": encoding, "columns": columns, "locale": locale.setlocale(locale.LC_CTYPE)}
     if encoding.replace("-", "") != "utf8":
-        remedy = "export PYTHONUTF8=1, or export LC_ALL=C.UTF-8"
+        remedy = "export PYTHONUTF8=1"
         text = f"the encoding is {encoding or 'unknown'}: tables and texts may be shown wrongly"
         yield Finding("encoding", text, Level.warning, remedy, facts)
     else:

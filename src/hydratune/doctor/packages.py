@@ -39,7 +39,7 @@ class Required(NamedTuple):
 def python() -> Iterator[Finding]:
     """Check the version of Python."""
     version = platform.python_version()
-    bounds = _metadata().get("Requires-Python") or ">=3.11"
+    bounds = _metadata()["Requires-Python"] or ">=3.11"
     facts = {"version": version, "bounds": bounds, "executable": sys.executable}
     if _within(version, bounds) is False:
         remedy = f"install Python {bounds.lstrip('>=')} or newer, and hydratune into it"

@@ -16,7 +16,7 @@ def outputs_of(folder: Path) -> Callable[[], Iterator[Finding]]:
     """Return the check of the folder into which runs are written."""
 
     def outputs() -> Iterator[Finding]:
-        yield _place("outputs", folder, "hydra.run.dir=DIR chooses another place")
+        yield _place("outputs", folder, "hydratune train hydra.run.dir=DIR")
 
     return outputs
 
@@ -26,7 +26,7 @@ def cache() -> Iterator[Finding]:
     from hydratune.cache import cache_folder
 
     folder = cache_folder()
-    remedy = "export HYDRATUNE_CACHE=DIR chooses another place"
+    remedy = "export HYDRATUNE_CACHE=DIR"
     found = _place("cache", folder, remedy)
     parts, total, whole = _contents(folder)
     held = ", ".join(f"{name} {size(count)}" for name, count in sorted(parts.items()))
@@ -38,7 +38,7 @@ def cache() -> Iterator[Finding]:
 
 def temporary_folder() -> Iterator[Finding]:
     """Check the folder of temporary files."""
-    yield _place("temporary", Path(tempfile.gettempdir()), "export TMPDIR=DIR chooses another place")
+    yield _place("temporary", Path(tempfile.gettempdir()), "export TMPDIR=DIR")
 
 
 def _place(name: str, folder: Path, remedy: str) -> Finding:
@@ -60,7 +60,7 @@ def _place(name: str, folder: Path, remedy: str) -> Finding:
     facts["free"] = free
     if free < _LITTLE:
         level = Level.problem if free < _TOO_LITTLE else Level.warning
-        return Finding(name, text, level, f"free some space: du -sh {existing}; {remedy}", facts)
+        return Finding(name, text, level, f"free some space there, or {remedy}", facts)
     return Finding(name, text, facts=facts)
 
 

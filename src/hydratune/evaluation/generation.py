@@ -5,7 +5,7 @@ batch.
 """
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,7 +60,7 @@ def answer(
     guide: Guide | None = None,
     sampling: Sampling | None = None,
     received: Callable[[Mapping[int, Answer]], None] | None = None,
-    done: Collection[int] = (),
+    done: frozenset[int] = frozenset(),
 ) -> list[Answer]:
     """Return answers to ``prompts`` and the likelihood of ``references``, in order.
 
@@ -70,9 +70,9 @@ def answer(
     threads and ``pool`` see ``run_batches``. ``guide`` says which tokens an answer may have;
     likelihoods are without it. ``sampling``: how tokens are drawn; None: greedily.
 
-    ``received`` is called with the answers of each batch, by their numbers, as soon as there are
-    some; several threads may call it. The prompts with the numbers ``done`` are not answered, and
-    have no answer in the result; the batches of the others are those of all prompts.
+    ``received`` is called with answers, by the numbers of their prompts, as soon as they end;
+    several threads may call it, and twice for an answer where memory ran out. The prompts with the
+    numbers ``done`` are not answered, and have no answer in the result.
     """
     model.eval()
     if not prompts:
@@ -85,8 +85,8 @@ def answer(
     on_gpu = reader.device.type != "cpu"
     copied = 1 / model.config.get_text_config().num_hidden_layers if on_gpu else 0.0
     batches = batches_of(prompts, references, max_new_tokens, at_most, limit, copied)
-    done = set(done)
-    batches = [batch for batch in batches if not done.issuperset(batch)]
+    batches = [[i for i in batch if i not in done] for batch in batches] if done else batches
+    batches = [batch for batch in batches if batch]
     answering = _Answering(reader, prompts, references, stop, max_new_tokens, guide)
     answering.sampling, answering.received = sampling, received
     with progress(title, len(prompts), quiet=quiet) as ticker, ModelPatches(model) as patches:
@@ -156,13 +156,18 @@ class _Answering:
             pairs = zip(prompts, targets, strict=True)
             losses = [_score_without_cache(self.reader, *pair) for pair in pairs]
         self.ticker.advance(0, sum(map(len, targets)))
-        answers = self._decode(numbers, logits, mask, cache)
         finish = "length" if self.max_new_tokens else NOT_ASKED
-        for number, tokens, nll in zip(numbers, answers, losses, strict=True):
-            reason = "stop" if tokens and tokens[-1] in self.stop else finish
-            self.results[number] = Answer(tuple(tokens), reason, nll)
-        if self.received is not None and not self.abandoned.is_set():
-            self.received({number: self.results[number] for number in numbers})
+
+        def keep(rows: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
+            """Store the answers of some rows of the batch."""
+            for row in rows:
+                tokens = answers[row]
+                reason = "stop" if tokens and tokens[-1] in self.stop else finish
+                self.results[numbers[row]] = Answer(tuple(tokens), reason, losses[row])
+            if self.received is not None and rows and not self.abandoned.is_set():
+                self.received({numbers[row]: self.results[numbers[row]] for row in rows})
+
+        self._decode(numbers, logits, mask, cache, keep)
 
     def _decode(
         self,
@@ -170,32 +175,35 @@ class _Answering:
         logits: torch.Tensor,
         mask: torch.Tensor,
         cache: DynamicCache,
-    ) -> list[list[int]]:
-        """Return the tokens of each row, turn-end included.
+        keep: Callable[[Sequence[int], Sequence[Sequence[int]]], None],
+    ) -> None:
+        """Hand the tokens of each row to ``keep`` when it ends, turn-end included.
 
-        ``logits`` are those of the first token, (rows, vocabulary). Returns early when abandoned.
+        ``logits`` are those of the first token, (rows, vocabulary). Ends early when abandoned.
         """
         answers: list[list[int]] = [[] for _ in range(mask.shape[0])]
         sampling = self.sampling
         generators = [sampling.generator(n) for n in numbers] if sampling is not None else []
         matchers = [self.guide.row() for _ in answers] if self.guide is not None else None
         in_batch = list(range(len(answers)))  # rows that ended may stay for a while
-        unfinished = len(in_batch)
+        ended: set[int] = set()
         for position in range(self.max_new_tokens):
             if matchers is not None:
                 logits = self._masked(logits, answers, matchers, in_batch)
-            tokens = logits.argmax(dim=-1)
-            if sampling is not None:
-                pairs = zip(logits, in_batch, strict=True)
-                drawn = [sampling.draw(scores, generators[row]) for scores, row in pairs]
-                tokens = torch.tensor(drawn, device=mask.device)
+            tokens = self._choose(logits, [generators[row] for row in in_batch if generators])
+            new = []
             for row, token in zip(in_batch, tokens.tolist(), strict=True):
+                if row in ended:
+                    continue
                 answers[row].append(token)
                 if matchers is not None:
                     matchers[row].take(token)
-            going = [i for i, row in enumerate(in_batch) if not self._has_ended(answers[row])]
-            self._advance(position, unfinished - len(going), len(going))
-            unfinished = len(going)
+                if token in self.stop:
+                    new.append(row)
+            keep(new, answers)
+            ended.update(new)
+            going = [i for i, row in enumerate(in_batch) if row not in ended]
+            self._advance(position, len(new), len(going))
             if not going or position + 1 == self.max_new_tokens or self.abandoned.is_set():
                 break
             if _is_worth_shrinking(len(going), len(in_batch)):
@@ -204,7 +212,15 @@ class _Answering:
                 in_batch, tokens, mask = [in_batch[i] for i in going], tokens[rows], mask[rows]
             mask = torch.cat([mask, mask.new_ones((len(in_batch), 1))], dim=1)
             logits = self.reader.step(tokens[:, None], mask, cache, last=1)[:, -1]
-        return [_until_stop(tokens, self.stop) for tokens in answers]
+        keep([row for row in range(len(answers)) if row not in ended], answers)
+
+    def _choose(self, logits: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Return the next token of each row, from logits (rows, vocabulary)."""
+        if self.sampling is None:
+            return logits.argmax(dim=-1)
+        pairs = zip(logits, generators, strict=True)
+        drawn = [self.sampling.draw(scores, generator) for scores, generator in pairs]
+        return torch.tensor(drawn, device=logits.device)
 
     def _has_ended(self, tokens: Sequence[int]) -> bool:
         return bool(self.stop.intersection(tokens))
@@ -248,11 +264,6 @@ def _keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
             layer.reorder_cache(rows)
         else:
             layer.batch_select_indices(rows)
-
-
-def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
-    end = next((i for i, token in enumerate(tokens) if token in stop), len(tokens))
-    return tokens[: end + 1]
 
 
 def _score(

@@ -214,7 +214,9 @@ class PromptReader:
         ).logits[0]
         return logits
 
-    def known_tokens(self, prompt: Tokens, answer: Tokens, cache: DynamicCache) -> KnownTokens | None:
+    def known_tokens(
+        self, prompt: Tokens, answer: Tokens, cache: DynamicCache
+    ) -> KnownTokens | None:
         """Return what was read of one prompt and its answer, for a reader of a longer prompt.
 
         ``cache`` is the one that ``read`` returned for ``prompt``. None: its layers cannot be cut.
@@ -222,7 +224,10 @@ class PromptReader:
         if "shared_prefix" not in self.options or _virtual_tokens(self.whole) is not None:
             return None
         layers = [
-            tuple(torch.cat(states, dim=2) for states in zip(shared, (own.keys, own.values), strict=True))
+            tuple(
+                torch.cat(states, dim=2)
+                for states in zip(shared, (own.keys, own.values), strict=True)
+            )
             for shared, own in zip(self.options["shared_prefix"], cache.layers, strict=True)
         ]
         count = layers[0][0].shape[2]

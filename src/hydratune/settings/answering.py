@@ -7,6 +7,7 @@ from typing import Any
 
 from hydratune import extras
 from hydratune.errors import Problem
+from hydratune.settings.overrides import as_typed
 from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least, between, one_of
 from hydratune.settings.trainer import ACCELERATORS
@@ -84,13 +85,16 @@ class GeneratingConfig(AnsweringConfig):
     def _output_problems(self) -> Iterator[Problem]:
         output = Path(self.output)
         if output.suffix != ".jsonl":
-            fix = f"for example output={output.with_suffix('.jsonl').name or 'answers.jsonl'}"
+            name = output.with_suffix(".jsonl") if output.name else "answers.jsonl"
+            fix = f"for example {as_typed('output', name)}"
             why = "answers are written as JSON lines, one per row"
             yield Problem("output", self.output, why, fix)
         elif output.is_dir():
-            yield Problem("output", self.output, "this is a folder", f"output={output}/a.jsonl")
+            yield Problem(
+                "output", self.output, "this is a folder", as_typed("output", output / "a.jsonl")
+            )
         elif self.input and output.resolve() == Path(self.input).resolve():
-            fix = f"output={output.with_name('answers.jsonl')}"
+            fix = as_typed("output", output.with_name("answers.jsonl"))
             yield Problem("output", self.output, "this is the file with the rows", fix)
 
 

@@ -24,8 +24,8 @@ from hydratune.errors import DataError
 _NO_ANSWER = "\u241fanswer\u241f"
 _CHATS = ("messages", "conversations")
 _PAIRS = (("instruction", "output"), *PAIRS)
-_ANSWER_OF = {request: answer for request, answer in reversed(_PAIRS)}  # its usual answer
-_ANSWER_OF = {request: _ANSWER_OF[request] for request, _ in _PAIRS}  # in the order of _PAIRS
+_USUAL = dict(reversed(_PAIRS))  # of several answers of a request the first one
+_ANSWER_OF = {request: _USUAL[request] for request, _ in _PAIRS}  # in the order of _PAIRS
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,25 @@ def read_requests(
     """
     statements = [] if statements is None else statements
     records = read_records(path, encoding, statements, delimiter)
+    return to_requests(records, str(path), naming, usual, statements)
+
+
+def to_requests(
+    records: Records,
+    source: str,
+    naming: Naming,
+    usual: Naming,
+    statements: list[str] | None = None,
+) -> Iterator[Request]:
+    """Yield the requests of records, as ``read_requests`` those of a file. Raises ``DataError``."""
     first = next(records, None)
     if first is None:
-        raise DataError(f"{path}: no rows in it; at least one is needed")
+        raise DataError(f"{source}: no rows in it; at least one is needed")
     columns = _columns_for(first[1], naming.columns, usual.columns)
     marks = {str(name): ANY for name in first[1]}
     naming = Naming(columns, naming.roles or usual.roles, marks)
     every = _with_answers(itertools.chain([first], records), naming)
-    for number, row in enumerate(to_rows(every, str(path), naming, statements), 1):
+    for number, row in enumerate(to_rows(every, source, naming, statements), 1):
         yield _as_request(number, row)
 
 

@@ -95,7 +95,9 @@ class AnswerFile:
         """Raise ``ConfigError`` if ``before`` are other settings."""
         names = [name for name, value in self.settings.items() if before.get(name) != value]
         if names:
-            changes = ", ".join(_change(name, before.get(name), self.settings[name]) for name in names)
+            changes = ", ".join(
+                _change(name, before.get(name), self.settings[name]) for name in names
+            )
             self._refuse(f"it holds answers that were made otherwise: {changes}")
 
     def _refuse(self, why: str) -> None:
@@ -172,5 +174,7 @@ def _change(name: str, before: Json, now: Json) -> str:
 
 
 def _shown(value: Json) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -28,9 +28,7 @@ TOO_LONG = "too long"  # finish_reason of a row that was not asked
 _SETTINGS_OF_DATA = ("columns", "roles", "encoding", "delimiter")
 
 
-def read_rows(
-    config: GeneratingConfig, data: DataConfig, statements: list[str]
-) -> list[Request]:
+def read_rows(config: GeneratingConfig, data: DataConfig, statements: list[str]) -> list[Request]:
     """Return the rows to be answered, repaired as the training data was.
 
     Columns and speakers are named as in the data of the run, unless ``config`` names them. What
@@ -40,7 +38,9 @@ def read_rows(
     sign = named_delimiter(config.delimiter) if config.delimiter is not None else None
     if config.delimiter is not None and sign is None:
         fix = "one of: comma, semicolon, tab, pipe"
-        raise ConfigError([Problem("delimiter", config.delimiter, "this separates no columns", fix)])
+        raise ConfigError(
+            [Problem("delimiter", config.delimiter, "this separates no columns", fix)]
+        )
     usual = Naming(getattr(data, "columns", {}), getattr(data, "roles", {}))
     naming = Naming(config.columns, config.roles)
     clean = Cleaner(data.clean)
@@ -138,7 +138,7 @@ class Asking:
         self.file.append([self._refused_line(i) for i in sorted(refused)])
         asked = [i for i in range(len(questions.rows)) if i not in refused]
         numbers = [questions.requests[i].number for i in asked]
-        done = [n for n, number in enumerate(numbers) if number in self.file.done]
+        done = frozenset(n for n, number in enumerate(numbers) if number in self.file.done)
         if len(done) == len(asked):
             return
         own = questions.model

@@ -24,7 +24,7 @@ TUNED, BASE = "fine-tuned", "base"
 COMMANDS = {
     "/help": "these commands",
     "/base": "answer with the base model from now on, or with the fine-tuned one again",
-    "/compare": "both answer, or only one again; the conversation continues with the fine-tuned one",
+    "/compare": "both models answer, or one again; the fine-tuned answer is what is kept",
     "/system TEXT": "another system prompt, and the conversation anew; without a text: show it",
     "/undo": "take the last question and its answer back",
     "/retry": "answer the last question again",
@@ -89,7 +89,9 @@ class Chat:
         if name not in done:
             near = difflib.get_close_matches(name, [*done, "/quit"], n=1)
             hint = f"did you mean {near[0]}?" if near else "/help lists them"
-            self.screen.say(f"{name}: no such command; {hint} A message that begins with / is typed //")
+            self.screen.say(
+                f"{name}: no such command; {hint}. A message that begins with / begins with // here"
+            )
             return True
         try:
             done[name](value.strip())
@@ -154,7 +156,6 @@ class Chat:
         for turn in turns[-2:]:
             self.screen.say(f"{turn.role}: {turn.content}")
 
-    # --------------------------------------------------------------------------------------- answers
     def _ask(self, text: str) -> None:
         self.conversation.ask(text)
         try:
@@ -184,7 +185,8 @@ class Chat:
         tokens, left_out = self.conversation.fitting(
             lambda messages: encoder.prompt_tokens(messages, where="the conversation"), most
         )
-        room = f"the model reads {self.model.context} tokens, with {self.max_new_tokens} for the answer"
+        context, answer = self.model.context, self.max_new_tokens
+        room = f"the model reads {context} tokens, and {answer} of them are for the answer"
         if not tokens:
             self.screen.say(f"too long, and not asked: {room}; shorten it, or lower max_new_tokens")
         elif left_out:
@@ -207,14 +209,18 @@ class Chat:
 
         reason = "interrupted"
         try:
-            reason = self._stream(system).answer(
-                prompt,
-                on_token,
-                max_new_tokens=self.max_new_tokens,
-                sampling=self.sampling,
-                key=self._answers,
-                guide=self._guides[system],
-            ).finish_reason
+            reason = (
+                self._stream(system)
+                .answer(
+                    prompt,
+                    on_token,
+                    max_new_tokens=self.max_new_tokens,
+                    sampling=self.sampling,
+                    key=self._answers,
+                    guide=self._guides[system],
+                )
+                .finish_reason
+            )
         except KeyboardInterrupt:
             if not self.screen.is_interactive:
                 raise

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hydratune.data.formats.columns import Naming
-from hydratune.data.formats.requests import read_requests
-from hydratune.data.rows import Message, Row
+from hydratune.data.formats.files import read_records
+from hydratune.data.formats.requests import to_requests
+from hydratune.data.rows import Message, Record, Row
 from hydratune.errors import InputError
 from hydratune.records.files import write_text
 
@@ -68,7 +69,6 @@ class Conversation:
         """Return the conversation as a row whose answer is not there yet."""
         return Row("chat", (*self.messages, Message("assistant", "")))
 
-    # ------------------------------------------------------------------------------------------ file
     def save(self, path: Path) -> str:
         """Write the conversation into a file, and return what was done.
 
@@ -112,20 +112,34 @@ class Conversation:
         """Continue the conversation in a file, of several the last one. Raises ``InputError``."""
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        request = None
-        for request in read_requests(path, Naming(), Naming()):
-            pass
-        assert request is not None  # a file without rows is refused
+        *_, (where, record) = read_records(path, "utf-8")  # a file without rows is refused
+        record, marks = _without_marks(record)
+        (request,) = to_requests(iter([(where, record)]), str(path), Naming(), Naming())
         if request.is_text:
             raise InputError(f"{path}: this is a text, not a conversation")
         row = request.row
         messages = row.messages if request.has_reference else row.prompt
         self.system = messages[0].content if messages[0].role == "system" else None
         turns = [message for message in messages if message.role != "system"]
-        if turns and turns[-1].role == "user":  # its answer is missing: ask it again
-            turns.pop()
-        self.turns = [replace(turn, name=None) for turn in turns]
+        if turns and turns[-1].role == "user":  # its answer is missing
+            messages, turns = messages[:-1], turns[:-1]
+        marks = marks[: len(messages)]
+        known = len(marks) == len(messages)
+        own = marks[len(messages) - len(turns) :] if known else [True] * len(turns)
+        self.turns = [replace(turn, train=mark) for turn, mark in zip(turns, own, strict=True)]
         self.file = path if path.suffix == ".json" else None
+
+
+def _without_marks(record: Record) -> tuple[Record, list[bool]]:
+    """Return a record without the marks of turns that are context, and these marks.
+
+    A reader of training rows refuses a conversation in which every answer has one.
+    """
+    turns = record.get("messages")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return record, []
+    plain = [{key: value for key, value in turn.items() if key != "train"} for turn in turns]
+    return {**record, "messages": plain}, [turn.get("train") is not False for turn in turns]
 
 
 def _stored(message: Message) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Answers to the rows of a file, scored by the references of the rows as the run's evaluation is."""
+"""Answers to the rows of a file, scored by the references of the rows as the evaluation does."""
 
 from collections.abc import Mapping
 from typing import Any, cast

@@ -84,8 +84,10 @@ class Terminal:
 
     def __init__(self, commands: Sequence[str]) -> None:
         self._session = _session(commands) if extras.is_installed("prompt_toolkit") else None
-        several = "Alt-Enter begins a new line" if self._session else "a line that ends with \\ goes on"
-        self.how_to_write_lines = f'{several}; {_QUOTES} begins and ends a text of several lines'
+        several = (
+            "Alt-Enter begins a new line" if self._session else "a line that ends with \\ goes on"
+        )
+        self.how_to_write_lines = f"{several}; {_QUOTES} begins and ends a text of several lines"
 
     def read(self) -> str | None:
         try:
