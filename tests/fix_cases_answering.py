@@ -15,8 +15,11 @@ OF_ANSWERING: dict[str, list[Case]] = {
             only_settings=True,
         ),
         Case(
-            f"{_ASK} schema=nothing.json",
-            {"give a JSON schema file": "schema=schema.json", "or schema=run": "schema=run"},
+            f"{_ASK} json_schema=nothing.json",
+            {
+                "give a JSON schema file": "json_schema=schema.json",
+                "or json_schema=run": "json_schema=run",
+            },
             _NEEDS,
             _SCHEMA,
             only_settings=True,
@@ -96,8 +99,8 @@ OF_ANSWERING: dict[str, list[Case]] = {
     "experiment.answering.model:AnsweringModel.schema": [
         Case(
             "generate run=texts input=rows.jsonl output=out.jsonl rows=1 max_new_tokens=2"
-            " schema=run",
-            {"schema=FILE": "schema=schema.json", "or leave it out": "-schema"},
+            " json_schema=run",
+            {"json_schema=FILE": "json_schema=schema.json", "or leave it out": "-json_schema"},
             ("texts", "rows"),
             _SCHEMA,
         ),

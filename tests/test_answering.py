@@ -222,7 +222,7 @@ def test_rows_that_are_too_long_are_said_and_not_asked(
 
 def test_answers_are_held_to_a_schema(hydratune: Command, run: Path, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text('{"enum": ["lease", "sale"]}')
-    code, text = generate(hydratune, run, "schema=schema.json", "rows=2", "max_new_tokens=20")
+    code, text = generate(hydratune, run, "json_schema=schema.json", "rows=2", "max_new_tokens=20")
     assert code == 0, text
     assert {row["answer"] for row in lines(tmp_path / "answers.jsonl")} <= {'"lease"', '"sale"'}
 
@@ -242,8 +242,8 @@ def test_answers_are_held_to_a_schema(hydratune: Command, run: Path, tmp_path: P
         (["temperature=-1"], "must be in [0, 10]"),
         (["temprature=1"], "did you mean temperature?"),
         (["top_p=0"], "must be above 0"),
-        (["schema=nothing.json"], "no such file"),
-        (["schema=empty.jsonl"], "schema = empty.jsonl: not readable JSON"),
+        (["json_schema=nothing.json"], "no such file"),
+        (["json_schema=empty.jsonl"], "json_schema = empty.jsonl: not readable JSON"),
         (["delimiter=ab"], "this separates no columns"),
         (["base=perhaps"], "base"),
     ],
@@ -440,7 +440,7 @@ def test_a_saved_conversation_is_a_training_row_and_is_continued(
     again = new_chat(model)
     again.handle("/load chat.json")
     assert [turn.train for turn in again.conversation.turns] == [True, True, True, False]
-    for wrong in ("/load nothing.json", "/save a.txt", "/save nowhere.json/a.json", "/load"):
+    for wrong in ("/load nothing.json", "/save a.txt", "/save chat.json/a.json", "/load"):
         again.handle(wrong)
     text = said(again)
     assert "no such file" in text and ".json or .jsonl" in text and "cannot write" in text
@@ -465,8 +465,8 @@ def test_commands_that_change_the_conversation(model: AnsweringModel) -> None:
 
 def test_the_oldest_turns_are_left_out_where_the_context_ends(model: AnsweringModel) -> None:
     chat = new_chat(model)
-    chat.handle("lease " * 700)
-    chat.handle("sale " * 700)
+    chat.handle("lease " * 180)
+    chat.handle("sale " * 180)
     assert "the 2 oldest turns are left out" in said(chat)
     assert len(chat.conversation.turns) == 4  # they are still in the conversation
     chat.handle("sale " * 3000)

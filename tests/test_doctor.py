@@ -20,7 +20,11 @@ from hydratune.doctor.finding import Finding, Level, guarded
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 TORCH: dict[str, Any] = {
-    **{"version": "2.13.0", "cuda": None, "hip": None, "threads": 2, "capability": "AVX2"},
+    "version": "2.13.0",
+    "cuda": None,
+    "hip": None,
+    "threads": 2,
+    "capability": "AVX2",
     "devices": [],
 }
 

@@ -20,8 +20,8 @@ def run(config: ChatConfig, _: RunDirectory) -> None:
     screen.say(headline(flat(plain(finished.settings))))
     text = f": {system.text}" if system.text else ""
     screen.say(f"system prompt, {system.origin}{text}")
-    if config.schema is not None:
-        model.schema(config.schema)  # refused before weights are loaded
+    if config.json_schema is not None:
+        model.schema(config.json_schema)  # refused before weights are loaded
     if config.load is not None:
         chat.load(config.load)
     if screen.is_interactive:

@@ -37,8 +37,8 @@ def run(config: GenerateConfig, _: RunDirectory) -> None:
     limit = config.max_new_tokens or model.max_new_tokens
     file = AnswerFile(Path(config.output), _settings(config, model, system, limit))
     with file.opened():
-        if file.is_finished:
-            answers = counted(len(file.done), "answer")
+        if file.finished is not None:
+            answers = counted(file.finished, "answer")
             console.print(
                 f"{escape(config.output)} is finished: {answers}, with these settings",
                 soft_wrap=True,
@@ -64,7 +64,7 @@ def _settings(
 ) -> dict[str, Json]:
     """Return everything that an answer depends on: it is made again only if one of them differs."""
     weights = sorted(model.run.record.adapter.glob("*.safetensors"))
-    schema = model.schema(config.schema)
+    schema = model.schema(config.json_schema)
     drawn = {"top_p": config.top_p, "seed": config.seed} if config.temperature else {}
     return {
         "run": str(model.run.record.shown),
@@ -73,7 +73,7 @@ def _settings(
         else stable_hash(list(map(digests.of_file, weights))),
         "input": digests.of_file(Path(config.input)),
         "system": system.text,
-        "schema": None if schema is None else stable_hash(schema),
+        "json_schema": None if schema is None else stable_hash(schema),
         "max_new_tokens": limit,
         **{name: getattr(config, name) for name in _OF_CONFIG},
         **drawn,

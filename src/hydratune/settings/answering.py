@@ -12,7 +12,7 @@ from hydratune.settings.paths import path_setting
 from hydratune.settings.ranges import at_least, between, one_of
 from hydratune.settings.trainer import ACCELERATORS
 
-OF_THE_RUN = "run"  # schema=run: the JSON schema of the run
+OF_THE_RUN = "run"  # json_schema=run: the JSON schema of the run
 
 
 @dataclass
@@ -28,7 +28,7 @@ class AnsweringConfig:
     # system prompt of conversations that have none; null: that of the training data; "": none
     system: str | None = None
     # JSON schema that every answer must obey: a file, or run: that of the run; null: free answers
-    schema: str | None = path_setting(None)
+    json_schema: str | None = path_setting(None)
     max_new_tokens: int | None = None  # tokens of an answer, at most; null: as in the evaluation
     temperature: float = 0.0  # 0: always the most likely token
     top_p: float = 1.0  # tokens are drawn from the likeliest ones that have this probability
@@ -45,12 +45,12 @@ class AnsweringConfig:
         yield from at_least("seed", self.seed, 0)
         if self.accelerator is not None:
             yield from one_of("accelerator", self.accelerator, ACCELERATORS, " or null")
-        if self.schema is None:
+        if self.json_schema is None:
             return
-        if self.schema != OF_THE_RUN and not Path(self.schema).is_file():
-            fix = "give a JSON schema file, or schema=run for that of the run"
-            yield Problem("schema", self.schema, "no such file", fix)
-        yield from extras.missing("llguidance", "schema", self.schema)
+        if self.json_schema != OF_THE_RUN and not Path(self.json_schema).is_file():
+            fix = "give a JSON schema file, or json_schema=run for that of the run"
+            yield Problem("json_schema", self.json_schema, "no such file", fix)
+        yield from extras.missing("llguidance", "json_schema", self.json_schema)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -35,7 +35,7 @@ class AnswerFile:
         self.partial = path.with_name(f"{path.name}.partial")
         self.summary = path.with_name(f"{path.name}.summary.json")
         self.done: dict[int, Line] = {}
-        self.is_finished = False
+        self.finished: int | None = None  # answers in the file itself, once it is there
         self._lock = threading.Lock()  # of the threads that append lines
         self._stream: IO[bytes] | None = None
 
@@ -46,22 +46,30 @@ class AnswerFile:
         Raises ``ConfigError`` if the file holds anything else than answers with these settings,
         and ``InputError`` if it cannot be written.
         """
-        lock = self.path.with_name(f".{self.path.name}.lock")
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(lock, timeout=0):
-                self._read()
-                try:
-                    yield self
-                finally:
-                    if self._stream is not None:
-                        self._stream.close()
-                        self._stream = None
-                    lock.unlink(missing_ok=True)
+            with self._writing():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
         except Timeout:
             raise InputError(
                 f"another process is writing {self.path}; wait for it, or choose another output"
             ) from None
+        try:
+            self._read()
+            yield self
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+                self._stream = None
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise ``InputError`` instead of the errors of files."""
+        try:
+            yield
         except OSError as error:
             raise InputError(
                 f"cannot write {error.filename or self.path} ({error.strerror or error}); free some"
@@ -74,8 +82,7 @@ class AnswerFile:
             if before is None:
                 self._refuse("this file exists, and hydratune generate did not write it")
             self._refuse_other(before)
-            self.done = {line["row"]: line for line in _lines(self.path.read_bytes(), self.path)}
-            self.is_finished = True
+            self.finished = self.path.read_bytes().count(b"\n")
         elif self.partial.exists():
             lines = _lines(_whole_lines(self.partial), self.partial)
             header = lines[0] if lines else {_SETTINGS: self.settings}
@@ -100,7 +107,7 @@ class AnswerFile:
             )
             self._refuse(f"it holds answers that were made otherwise: {changes}")
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str) -> NoReturn:
         numbers = range(2, 10_000)
         others = (self.path.with_name(f"{self.path.stem}-{n}.jsonl") for n in numbers)
         new = next(other for other in others if not other.exists())
@@ -113,11 +120,12 @@ class AnswerFile:
             new = [line for line in lines if line["row"] not in self.done]
             if not new:
                 return
-            if self._stream is None:
-                self._stream = self._open()
-            self._stream.write(b"".join(map(_encoded, new)))
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            with self._writing():
+                if self._stream is None:
+                    self._stream = self._open()
+                self._stream.write(b"".join(map(_encoded, new)))
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
             self.done.update({line["row"]: line for line in new})
 
     def _open(self) -> IO[bytes]:

@@ -161,7 +161,7 @@ class Asking:
             batch_size=config.batch_size or evaluation.batch_size,
             batch_tokens=evaluation.batch_tokens,
             title="answers",
-            guide=own.guide(config.schema, model),
+            guide=own.guide(config.json_schema, model),
             sampling=sampling_of(config.temperature, config.top_p, config.seed),
             received=received,
             done=done,

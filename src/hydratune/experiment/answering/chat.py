@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydratune.errors import InputError
+from hydratune.errors import HydratuneError, InputError
 from hydratune.evaluation.sampling import sampling_of
 from hydratune.evaluation.streaming import AnswerStream
 from hydratune.experiment.answering.conversation import Conversation
@@ -95,7 +95,7 @@ class Chat:
             return True
         try:
             done[name](value.strip())
-        except InputError as error:
+        except HydratuneError as error:  # also a file that cannot be written
             self.screen.say(str(error))
         return True
 
@@ -176,6 +176,10 @@ class Chat:
                 if given[system].finish_reason == "interrupted":
                     break
         kept = given[systems[0]]
+        if not kept.tokens:  # stopped before the first one
+            self.conversation.undo()
+            self.screen.say("stopped before the answer began; the question is taken back")
+            return
         self.conversation.answer(kept.text, whole=kept.finish_reason == "stop")
         self.screen.say_after(_notes(given, self.max_new_tokens))
 
@@ -231,7 +235,7 @@ class Chat:
         """Return what answers for a model, which is loaded when it is first asked."""
         if system not in self._streams:
             model = self.model.base if system == BASE else self.model.tuned
-            self._guides[system] = self.model.guide(self.config.schema, model)
+            self._guides[system] = self.model.guide(self.config.json_schema, model)
             encoder = self.model.encoder
             self._streams[system] = AnswerStream(model, encoder.turn_end_ids, self.model.pad)
         return self._streams[system]

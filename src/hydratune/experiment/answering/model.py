@@ -112,24 +112,24 @@ class AnsweringModel:
         text = self.encoder.decode(kept)
         return self.encoder.extract_answer(row, text) if kept and not row.is_text else text
 
-    def guide(self, schema: str | None, model: "PreTrainedModel") -> Guide | None:
-        """Return what the setting ``schema`` allows; None: everything. Raises ``InputError``."""
-        if schema is None:
+    def guide(self, given: str | None, model: "PreTrainedModel") -> Guide | None:
+        """Return what the setting ``json_schema`` allows; None: everything. Raises ``InputError``."""
+        if given is None:
             return None
-        return guide_for(self.schema(schema), self.encoder, model, "schema")
+        return guide_for(self.schema(given), self.encoder, model, "json_schema")
 
     def schema(self, given: str | None) -> dict[str, object] | None:
-        """Return the JSON schema that the setting ``schema`` names. Raises ``InputError``."""
+        """Return the JSON schema that the setting ``json_schema`` names. Raises ``InputError``."""
         if given == OF_THE_RUN:
             if self.run.schema is None:
                 why = "this run has no JSON schema"
-                fix = "give the file of one with schema=FILE, or leave it out"
-                raise ConfigError([Problem("schema", given, why, fix)])
+                fix = "give the file of one with json_schema=FILE, or leave it out"
+                raise ConfigError([Problem("json_schema", given, why, fix)])
             return self.run.schema
         try:
             return json_schema(DataConfig(schema_file=given))
         except DataError as error:
-            raise DataError(str(error).replace("data.schema_file", "schema")) from None
+            raise DataError(str(error).replace("data.schema_file", "json_schema")) from None
 
 
 def open_model(run: FinishedRun, config: AnsweringConfig) -> AnsweringModel:

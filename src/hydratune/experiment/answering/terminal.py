@@ -4,6 +4,7 @@ Without a terminal, every line is a message, every answer is one line of standar
 ends and tabs written as ``\\n`` and ``\\t``), and everything else goes to standard error.
 """
 
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hydratune import extras
-from hydratune.console import console, escape_controls, print_error
+from hydratune.console import console, discard_output, escape_controls, print_error
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -55,8 +56,13 @@ class Pipe:
     is_interactive = False
     how_to_write_lines = "every line of the input is a message"
 
+    def __init__(self) -> None:
+        self._is_read = True  # by the program after the pipe of the answers
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")
+
     def read(self) -> str | None:
-        line = sys.stdin.readline()
+        line = sys.stdin.readline() if sys.stdin is not None and self._is_read else ""
         return line.removesuffix("\n") if line else None
 
     def say(self, text: str) -> None:
@@ -74,7 +80,11 @@ class Pipe:
 
         yield show
         line = "\t".join(text.replace("\n", "\\n").replace("\t", "\\t") for text in texts.values())
-        print(escape_controls(line), flush=True)
+        try:
+            print(escape_controls(line), flush=True)
+        except BrokenPipeError:
+            discard_output()
+            self._is_read = False
 
 
 class Terminal:
