@@ -13,7 +13,7 @@ import pytest
 from conftest import SMALL, write_rows
 from hydratune.data.formats.columns import Naming
 from hydratune.data.formats.reader import read_file
-from hydratune.data.formats.requests import read_requests
+from hydratune.data.formats.requests import read_requests, without_answers
 from hydratune.errors import DataError, InputError
 from hydratune.evaluation.generation import answer
 from hydratune.evaluation.sampling import Sampling
@@ -295,6 +295,11 @@ def test_rows_are_read_with_and_without_answers(tmp_path: Path) -> None:
     assert read(tmp_path / "d.csv", "frage,note\na,1\n", prompt="frage") == [(["a", ""], False)]
     # columns of the run, and a mark of a bad answer, which says nothing about the request
     assert read(tmp_path / "e.csv", "text,good\na,false\n") == [(["a", ""], False)]
+    stated = "a.csv: read as prompt/completion from id, prompt, completion; ignored: x"
+    assert (
+        without_answers(stated)
+        == "a.csv: read as prompt without completion from id, prompt; ignored: x"
+    )
     with pytest.raises(DataError, match="no column 'prompt'"):
         read(tmp_path / "f.jsonl", '{"prompt": "a"}\n{"question": "b"}\n')
 

@@ -137,7 +137,8 @@ def _print(sections: dict[str, list[Finding]]) -> None:
         for finding in found:
             _print_finding(finding)
     counts = _counts(sections)
-    said = ", ".join(f"{counts[level]} {level}s" for level in ("problem", "warning", "note"))
+    levels = ("problem", "warning", "note")
+    said = ", ".join(f"{counts[level]} {level}{'s' * (counts[level] != 1)}" for level in levels)
     end = "training cannot begin" if counts["problem"] else "nothing stops training"
     print(f"\n{end}: {said}")
 

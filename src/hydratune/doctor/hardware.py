@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydratune.doctor.finding import Finding, Level, size
-from hydratune.doctor.packages import version_of
+from hydratune.doctor.packages import specification, version_of
 
 _LIMIT = 60  # seconds for importing torch
 _LITTLE_MEMORY = 4 * 2**30  # the default run takes about 3 GiB
@@ -149,8 +149,8 @@ def torch_of(probe: TorchProbe) -> Callable[[], Iterator[Finding]]:
     def torch() -> Iterator[Finding]:
         found, why = probe.result()
         if found is None:
-            bounds = "pip install --force-reinstall 'torch>=2.11,<2.14'"
-            yield Finding("torch", why, Level.problem, bounds, {"version": version_of("torch")})
+            remedy = f"pip install --force-reinstall '{specification('torch')}'"
+            yield Finding("torch", why, Level.problem, remedy, {"version": version_of("torch")})
             yield from _driver(None)
             return
         build = f"for CUDA {found['cuda']}" if found["cuda"] else "for CPUs"

@@ -99,13 +99,18 @@ def requirements() -> list[Required]:
     for text in _metadata().get_all("Requires-Dist") or []:
         requirement = Requirement(text)
         extra = next(
-            (e for e in EXTRAS if requirement.marker and f'"{e}"' in str(requirement.marker)), ""
+            (e for e in EXTRAS if f'"{e.replace("_", "-")}"' in str(requirement.marker or "")), ""
         )
         if requirement.marker and not extra:  # of developers, or all extras together
             continue
         specifiers = sorted(map(str, requirement.specifier), key=lambda s: s.startswith("<"))
         found.append(Required(requirement.name, ",".join(specifiers), extra))
     return found
+
+
+def specification(name: str) -> str:
+    """Return what pip is told to install, such as ``torch>=2.11,<2.14``."""
+    return next((f"{name}{r.bounds}" for r in requirements() if r.name == name), name)
 
 
 def _metadata() -> "metadata.PackageMetadata":

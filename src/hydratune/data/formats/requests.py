@@ -81,6 +81,18 @@ def to_requests(
         yield _as_request(number, row)
 
 
+def without_answers(statement: str) -> str:
+    """Return how a source was read, if no row of it had an answer: without the added column."""
+    for request, answer in _PAIRS:
+        layout = f"read as {request}/{answer}"
+        if layout in statement:
+            before, _, after = statement.partition(layout)
+            columns, separator, rest = after.partition(";")
+            columns = columns.replace(f", {answer}", "")
+            return f"{before}read as {request} without {answer}{columns}{separator}{rest}"
+    return statement
+
+
 def _as_request(number: int, row: Row) -> Request:
     own = None if row.id == row.content_hash else row.id
     if row.is_text:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 from hydratune.data.cleaning import Cleaner
 from hydratune.data.formats.columns import Naming
 from hydratune.data.formats.delimiters import named_delimiter
-from hydratune.data.formats.requests import Request, as_question, read_requests
+from hydratune.data.formats.requests import (
+    Request,
+    as_question,
+    read_requests,
+    without_answers,
+)
 from hydratune.data.rows import Row
 from hydratune.errors import ConfigError, DataError, Problem
 from hydratune.evaluation.generation import Answer, answer
@@ -55,6 +60,8 @@ def read_rows(config: GeneratingConfig, data: DataConfig, statements: list[str])
     except OSError as error:
         why = error.strerror or str(error)
         raise DataError(f"{path}: cannot be read ({why}); give a file that can be opened") from None
+    if not any(request.has_reference for request in requests):
+        statements[:] = map(without_answers, statements)
     repaired = len({n for c in clean.changes.values() if c.on for n in c.numbers})
     if repaired:
         rows = counted(repaired, "row")

@@ -113,7 +113,7 @@ class AnsweringModel:
         return self.encoder.extract_answer(row, text) if kept and not row.is_text else text
 
     def guide(self, given: str | None, model: "PreTrainedModel") -> Guide | None:
-        """Return what the setting ``json_schema`` allows; None: everything. Raises ``InputError``."""
+        """Return what ``json_schema`` allows; None: everything. Raises ``InputError``."""
         if given is None:
             return None
         return guide_for(self.schema(given), self.encoder, model, "json_schema")
