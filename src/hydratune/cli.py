@@ -17,10 +17,13 @@ COMMANDS = {
     "sweep": "train the trials of a W&B sweep, several at a time",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
     "decide": "prompt, retrieve or fine-tune? every way on the same test rows",
+    "generate": "answer the rows of a file with the model of a finished run",
+    "chat": "talk to the model of a finished run in the terminal",
     "judge": "a model reads the answers of a run, by a rubric or beside those of another",
     "export": "write a fine-tuned model for other programs, and check that it answers as before",
     "serve": "answer requests with a fine-tuned model, by a server that is installed",
     "compare": "rank the runs of a sweep (or any run directories)",
+    "doctor": "check packages, hardware, disk and accounts; what is wrong, and its remedy",
 }
 _ABOUT = {
     "configs [GROUP]": "list the config groups and their options; models can be filtered",
@@ -66,7 +69,7 @@ def _complete(args: list[str]) -> int:
     if "query" in args[-1] and (command not in COMMANDS or line.endswith(command)):
         print(" ".join(name for name in COMMANDS if name.startswith(command)))
         return 0
-    if command == "compare":  # takes directories: the shell completes those itself
+    if command in ("compare", "doctor"):  # take no settings
         return 0
     os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1)
     from hydratune.composition import run_command
@@ -152,6 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hydratune.lean_imports import load
 
         return load("hydratune.commands.compare").main(args[1:])
+    if command == "doctor":  # it works where packages are missing
+        from hydratune.doctor.command import main as examine
+
+        return examine(args[1:])
     if command == "sweep":
         return _sweep(args[1:])
     if {"-h", "--help"} & set(args[1:]):

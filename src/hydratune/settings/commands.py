@@ -12,6 +12,7 @@ from hydratune.bounds import load_yaml
 from hydratune.errors import Problem, refuse
 from hydratune.settings import monitor
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
+from hydratune.settings.answering import ChattingConfig, GeneratingConfig
 from hydratune.settings.data import DataConfig
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.export import ExportSettings, ServeSettings
@@ -312,6 +313,16 @@ class ExportConfig(ExportSettings, CommandConfig):
 
 
 @dataclass
+class GenerateConfig(GeneratingConfig, CommandConfig):
+    """Settings of answering the rows of a file with the model of a run."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        yield from self.generating_problems()
+        yield from secret_problems("", plain(self))
+
+
+@dataclass
 class ServeConfig(ServeSettings, CommandConfig):
     """Settings of answering requests with a fine-tuned model."""
 
@@ -319,6 +330,16 @@ class ServeConfig(ServeSettings, CommandConfig):
         if self.run is not None:
             yield from _run_problems(self.run)
         yield from self.own_problems()
+        yield from secret_problems("", plain(self))
+
+
+@dataclass
+class ChatConfig(ChattingConfig, CommandConfig):
+    """Settings of a conversation with the model of a run in the terminal."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        yield from self.chatting_problems()
         yield from secret_problems("", plain(self))
 
 
@@ -344,6 +365,8 @@ COMMANDS: dict[str, type[CommandConfig]] = {
     "judge": JudgeConfig,
     "export": ExportConfig,
     "serve": ServeConfig,
+    "generate": GenerateConfig,
+    "chat": ChatConfig,
 }
 
 
