@@ -26,6 +26,7 @@ from hydratune.evaluation.statistics import (
     bootstrap_part,
     half_width,
     p_from_parts,
+    without_rounding,
 )
 
 FEWEST_SIZES = 3  # for a trend that can be checked
@@ -126,7 +127,7 @@ def _until_best(change: Estimate, most: float) -> Estimate:
 
 def estimate(sizes: Sizes, of: Function, confidence: float) -> Estimate:
     """Return ``of`` the means, its interval, and the p of no difference from 0."""
-    value = float(of(sizes.means))
+    value = without_rounding(float(of(sizes.means)))
     bounds = _bounds(sizes, of)
     if not bounds or not math.isfinite(value):
         return Estimate(value, None, 1.0)
