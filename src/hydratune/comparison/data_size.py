@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hydratune import metric_table
+from hydratune.comparison.conditions import SIZE_SETTINGS
 from hydratune.comparison.entries import Entry, seed_keys
 from hydratune.comparison.formatting import canonical
 from hydratune.comparison.runs import Run, nested_value
@@ -37,7 +38,6 @@ from hydratune.evaluation.statistics import (
 )
 from hydratune.settings.monitor import LOSS
 
-SIZE_SETTINGS = ("data.train_share", "data.max_train_rows")
 _IGNORED = (*SIZE_SETTINGS, "name", "preview", "resume")
 _NO_BOUND = 10**6  # groups of a test that is not limited by the number of rows
 

@@ -91,14 +91,9 @@ def _scaled(interval: Interval | None, factor: float) -> Interval | None:
 
 
 def _extrapolated(metric: MetricBySize, factor: float) -> tuple[float, Interval | None] | None:
-    """Return (value of the next size, its interval, if the last size is where its mean is)."""
-    change = metric.trend.next_change if metric.trend is not None else None
-    if change is None:
-        return None
-    last = metric.means[-1]
-    edges = change.interval
-    moved = None if edges is None else (factor * (last + edges[0]), factor * (last + edges[1]))
-    return factor * (last + change.value), moved
+    """Return (value of the metric after another doubling, its interval); None: no trend."""
+    found = metric.trend.next_value if metric.trend is not None else None
+    return None if found is None else (factor * found.value, _scaled(found.interval, factor))
 
 
 def _axes(place: _Place, ticks: Sequence[float], sizes: Sequence[float]) -> list[str]:
@@ -116,7 +111,7 @@ def _axes(place: _Place, ticks: Sequence[float], sizes: Sequence[float]) -> list
         for size in sizes
     ]
     middle = _LEFT + _WIDTH / 2
-    title = "training rows (each step is a doubling of the axis)"
+    title = "training rows, logarithmic"
     parts.append(f'<text x="{middle}" y="{bottom + 40}" text-anchor="middle">{title}</text>')
     return parts
 

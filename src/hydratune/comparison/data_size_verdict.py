@@ -62,7 +62,8 @@ def sentences(compared: Comparison) -> list[str]:
 def heading(compared: Comparison, curve: SizeCurve) -> str:
     """Return the conclusion of one curve, with its settings where there are several curves."""
     settings = f"{_settings(compared, curve)}: " if len(compared.data_size) > 1 else ""
-    return f"{settings}{_lead(curve.metrics[0], curve)}."
+    text = f"{settings}{_lead(curve.metrics[0], curve)}."
+    return text[:1].upper() + text[1:]
 
 
 def _settings(compared: Comparison, curve: SizeCurve) -> str:

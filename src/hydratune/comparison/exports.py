@@ -171,8 +171,10 @@ def _size_records(number: int, curve: SizeCurve, metric: MetricBySize) -> Iterat
             "answer": answer(metric).value if position == len(curve.rows) - 1 else None,
         }
     change_to = metric.trend.next_change if metric.trend is not None else None
-    if change_to is not None:
+    value_to = metric.trend.next_value if metric.trend is not None else None
+    if change_to is not None and value_to is not None:
         low, high = change_to.interval or (None, None)
+        mean_low, mean_high = value_to.interval or (None, None)
         yield {
             "curve": number,
             "metric": metric.key,
@@ -180,9 +182,9 @@ def _size_records(number: int, curve: SizeCurve, metric: MetricBySize) -> Iterat
             "extrapolated": True,
             "runs": 0,
             "optimizer_steps": None,
-            "mean": metric.means[-1] + change_to.value,
-            "mean/low": None,
-            "mean/high": None,
+            "mean": value_to.value,
+            "mean/low": mean_low,
+            "mean/high": mean_high,
             "standard_deviation": None,
             "change_per_doubling": change_to.value,
             "change_per_doubling/low": low,

@@ -47,7 +47,7 @@ def _keep_measured_sizes(compared: Comparison, folder: Path) -> None:
     data = {str(run.data.get("prepared")) for entry in curve.entries for run in entry.finished}
     if len(data) == 1:
         sentence = data_size_verdict.heading(compared, curve).rstrip(".")
-        write_measured(data.pop(), f"{curve.model}: {sentence}", relative_path(folder))
+        write_measured(data.pop(), f"{sentence}, by {curve.model}", relative_path(folder))
 
 
 def write_page(compared: Comparison, folder: Path, name: str) -> None:

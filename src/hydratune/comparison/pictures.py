@@ -178,12 +178,12 @@ def _draw_size_metric(axes: "Axes", metric: MetricBySize, rows: Sequence[int]) -
         for side in (0, 1)
     ]
     axes.errorbar(rows, means, yerr=halves, fmt="o-", color="C0", capsize=3, markersize=5)
-    change = metric.trend.next_change if metric.trend is not None else None
-    if change is not None:
+    after = metric.trend.next_value if metric.trend is not None else None
+    if after is not None:
         sizes.append(2 * rows[-1])
-        at = factor * (metric.means[-1] + change.value)
-        low, high = change.interval or (change.value,) * 2
-        own_halves = [[factor * (change.value - low)], [factor * (high - change.value)]]
+        at = factor * after.value
+        low, high = after.interval or (after.value,) * 2
+        own_halves = [[at - factor * low], [factor * high - at]]
         axes.plot(sizes[-2:], [means[-1], at], "--", color="C0")
         axes.errorbar(
             [sizes[-1]], [at], yerr=own_halves, fmt="o", mfc="white", color="C0", capsize=3

@@ -15,7 +15,7 @@ variances of the sizes that weigh most make more of it, each size has its own.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class Trend:
 
     factor: float | None  # of the error, by each doubling; None: a metric without an error
     next_change: Estimate | None  # of the metric by one more doubling; None: the trend is none
+    next_value: Estimate | None  # the metric after it
     curvature_p: float  # that the curve is as far from the trend, by chance
     flattens: bool  # less is gained with each doubling than the trend says
 
@@ -107,22 +108,29 @@ def fit_trend(sizes: Sizes, error: tuple[float, float] | None, confidence: float
     bend = estimate(sizes, curvature, confidence)
     gain = np.diff(sizes.means)[-1]
     is_trend = bend.p >= 1 - confidence
-    change = estimate(sizes, next_change, confidence) if is_trend else None
-    if change is not None and error is not None:
-        change = _until_best(change, float(best - sizes.means[-1]))
+    change = value = None
+    if is_trend:
+        change = estimate(sizes, next_change, confidence)
+        value = estimate(sizes, lambda means: means[..., -1] + next_change(means), confidence)
+        if error is not None:
+            change = _within_best(change, float(best - sizes.means[-1]), sign)
+            value = _within_best(value, best, sign)
     flattens = bend.value > 0 if error is not None else bend.value * gain < 0
-    return Trend(factor, change, bend.p, bool(flattens))
+    return Trend(factor, change, value, bend.p, bool(flattens))
 
 
-def _until_best(change: Estimate, most: float) -> Estimate:
-    """Return a change whose interval ends where the metric is at its best, ``most`` away."""
-    if change.interval is None:
-        return change
-    low, high = change.interval
-    cut = (low, min(high, max(most, change.value)))
-    if most < 0:
-        cut = (max(low, min(most, change.value)), high)
-    return Estimate(change.value, cut, change.p)
+def _within_best(found: Estimate, best: float, sign: float) -> Estimate:
+    """Return an estimate whose interval ends at the best possible value.
+
+    ``sign``: 1 where lower values are better, -1 where higher ones are.
+    """
+    if found.interval is None:
+        return found
+    low, high = found.interval
+    edges = (low, min(high, max(best, found.value)))
+    if sign > 0:
+        edges = (max(low, min(best, found.value)), high)
+    return replace(found, interval=edges)
 
 
 def estimate(sizes: Sizes, of: Function, confidence: float) -> Estimate:
