@@ -155,6 +155,17 @@ def test_more_data_that_harms_is_told(tmp_path: Path) -> None:
     assert "lowered exact match" in text and "more of these rows made it worse" in text
 
 
+def test_seeds_that_draw_no_rows_are_not_said_to(tmp_path: Path) -> None:
+    for number, size in enumerate((16, 32)):
+        sized_sweep(
+            tmp_path / "s", (0.3 + 0.3 * number,), sizes=(size,), more=f"trainer: {{x: {size}}}\n"
+        )
+    for file in (tmp_path / "s").glob("*/config.yaml"):
+        text = file.read_text().replace("trainer: {x", "data: {max_train_rows")
+        file.write_text(text.replace("data: {train_share: 1.0}\n", ""))
+    assert "3 seeds, which all have the same rows of each size" in said(tmp_path / "s")
+
+
 def test_two_sizes_have_no_trend_and_one_seed_is_said(tmp_path: Path) -> None:
     text = said(sized_sweep(tmp_path / "s", (0.3, 0.8), sizes=(64, 128), seeds=1))
     assert "two sizes show no trend" in text

@@ -85,6 +85,11 @@ class SizeCurve:
     confidence: float
 
     @property
+    def is_drawn_by_seeds(self) -> bool:
+        """Whether each seed has its own rows of the smaller sizes."""
+        return all(entry.settings.get(SIZE_SETTINGS[0], 1) != 1 for entry in self.entries[:-1])
+
+    @property
     def model(self) -> str:
         """The name of the base model."""
         return str(self.entries[-1].settings.get("model.name") or "model")
@@ -177,6 +182,16 @@ def _optimizer_steps(run: Run) -> int:
 
 # ------------------------------------------------------------------------------- metrics with rows
 @dataclass(frozen=True)
+class _MeanOf:
+    """The mean of one size, as a function of all means."""
+
+    number: int
+
+    def __call__(self, means: np.ndarray) -> np.ndarray:
+        return np.asarray(means[..., self.number])
+
+
+@dataclass(frozen=True)
 class ComparedSizes:
     """One metric of all sizes, before the tests are corrected for each other."""
 
@@ -204,7 +219,7 @@ class ComparedSizes:
         """Yield the interval of the mean of each size, cut at the bounds of the metric."""
         sizes, (least, most) = self._sizes(rows), metric_table.bounds(key)
         for number in range(len(rows)):
-            found = estimate(sizes, lambda means, at=number: means[..., at], confidence)
+            found = estimate(sizes, _MeanOf(number), confidence)
             if found.interval is None:
                 yield None
                 continue
@@ -281,13 +296,13 @@ def _larger(common: SeedNoise | None, own: SeedNoise | None) -> SeedNoise | None
 
 def _compare_numbers(values: Sequence[Sequence[float]]) -> ComparedSizes:
     """Compare neighbouring sizes by numbers of whole runs, over the seeds alone."""
-    common, noise, tests = pooled_variance(values), None, list[UncorrectedDifference]()
-    if common is not None:
-        noise = SeedNoise(common[0], common[1], 0.0)
-    for ours, theirs in itertools.pairwise(values) if common is not None else ():
-        value = statistics.fmean(theirs) - statistics.fmean(ours)
+    common, tests = pooled_variance(values), list[UncorrectedDifference]()
+    if common is None:  # nothing is known about their chance
+        return ComparedSizes(values, tests, None, 0, None)
+    for ours, theirs in itertools.pairwise(values):
         own = pooled_variance([ours, theirs])
         variance = max(common[0], own[0] if own else 0.0)
         part = variance * (1 / len(ours) + 1 / len(theirs)), float(common[1])
+        value = statistics.fmean(theirs) - statistics.fmean(ours)
         tests.append(UncorrectedDifference(value, ((part,),), _NO_BOUND, _NO_BOUND))
-    return ComparedSizes(values, tests, None, 0, noise)
+    return ComparedSizes(values, tests, None, 0, SeedNoise(*common, by_rows=0.0))

@@ -162,6 +162,8 @@ _VERBS = {
 def caveats(curve: SizeCurve) -> list[str]:
     """Return what the intervals cover, and what else differs between the sizes."""
     seeds = f"{counted(curve.seeds, 'seed')}, which also draw the smaller sets"
+    if not curve.is_drawn_by_seeds:
+        seeds = f"{counted(curve.seeds, 'seed')}, which all have the same rows of each size"
     rows = f"{counted(curve.test_rows, 'independent test row')} and " if curve.test_rows else ""
     covered = (
         f"intervals of {100 * curve.confidence:.4g} % over {rows}{seeds}, corrected for all"
