@@ -16,7 +16,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from hydratune import extras
+from hydratune.comparison import data_size_verdict
 from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.data_size_chart import charts
 from hydratune.comparison.formatting import format_p
 from hydratune.comparison.page_data import PageData, page_data
 from hydratune.comparison.ties import metric_key
@@ -58,6 +60,8 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
         "titles": {name: heading(metric_key(name)) for name in compared.tested_metrics},
         "format_p": format_p,
         "format_metric": with_interval,
+        "data_size": data_size_verdict,
+        "data_size_charts": charts,
         "data": _compress(json.dumps(data, ensure_ascii=False, allow_nan=False)),
         "plotly": _plotly(),
     }

@@ -1,5 +1,6 @@
 """What a comparison concludes, in sentences and in the words of its tables."""
 
+from hydratune.comparison import data_size_verdict
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.criterion import Criterion
 from hydratune.comparison.entries import Entry, score_of
@@ -30,7 +31,8 @@ _MOST_SETTINGS = 4  # of the best run, besides those of the headline
 
 
 def verdict(compared: Comparison) -> list[str]:
-    """Return the conclusion: the best run, and what is statistically indistinguishable from it.
+    """Return the conclusion: the best run, what is statistically indistinguishable from it, and
+    what more data would bring.
 
     Empty if no run finished.
     """
@@ -40,7 +42,7 @@ def verdict(compared: Comparison) -> list[str]:
         return []
     set_aside = [compared.set_aside] if compared.set_aside else []
     others = [*_by_seeds(compared), *_better_on_rows(compared), *_by_rows(compared)]
-    return [_best(compared), *set_aside, *others]
+    return [_best(compared), *set_aside, *others, *data_size_verdict.sentences(compared)]
 
 
 def headline_of_runs(compared: Comparison) -> str:

@@ -19,6 +19,7 @@ from hydratune.data.rows import SPLIT_NAMES, Row, with_system
 from hydratune.data.token_cache import check_once
 from hydratune.data.tokens import TokenCheck
 from hydratune.errors import DataError
+from hydratune.records.measured_sizes import read_measured
 from hydratune.settings.data import DataConfig
 
 MASKS_SHOWN = 5  # rows whose loss mask is in the report
@@ -75,6 +76,16 @@ def first_encoded(
     return encoded[:count]
 
 
+def _with_measured_size(checks: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Return the checks with what a sweep measured of more rows of this data, if one did."""
+    size, measured = checks.get("size"), read_measured(fingerprint)
+    if not size or not measured:
+        return dict(checks)
+    note = "; ".join(filter(None, (size["note"], f"measured: {measured}")))
+    fix = "the measurement says whether more rows are worth it; hydratune compare shows it again"
+    return {**checks, "size": {**size, "note": note, "fix": fix}}
+
+
 def report_content(
     name: str,
     model: str,
@@ -95,7 +106,7 @@ def report_content(
     return {
         **prepared.report,
         "name": name,
-        "checks": token_checks | others,
+        "checks": token_checks | _with_measured_size(others, str(prepared.report["fingerprint"])),
         "tokens": {"model": model, **summary},
         "mask": masks,
         "used": used,

@@ -14,6 +14,8 @@ from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
 
+_OWN_OF_A_JOB = ("batch_size", "train_share")  # settings of data that jobs of a pack may vary
+
 
 @dataclass(frozen=True)
 class PlannedJob:
@@ -95,8 +97,11 @@ def why_alone(config: TrainConfig) -> str | None:
 
 
 def shared_by(config: TrainConfig) -> str:
-    """Return a hash that is equal for jobs with the same base model, rows, tokens and precision."""
-    data = {key: value for key, value in plain(config.data).items() if key != "batch_size"}
+    """Return a hash that is equal for jobs with the same base model, data, tokens and precision.
+
+    Which share of the training rows a job takes may differ: ``which_rows`` keeps these apart.
+    """
+    data = {key: value for key, value in plain(config.data).items() if key not in _OWN_OF_A_JOB}
     # an adapter that is trained further is attached to each job's own copy of the model
     model = {key: value for key, value in plain(config.model).items() if key != "adapter"}
     trainer = config.trainer

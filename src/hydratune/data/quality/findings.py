@@ -164,8 +164,8 @@ CHECKS: dict[str, Check] = {
     ),
     "size": Check(
         "training rows",
-        "500 to 5,000 good rows are the usual range for LoRA",
-        "fewer: add rows; more: more is not always better",
+        "500 to 5,000 good rows are usual for LoRA; how many are enough depends on the task",
+        "measure what more rows bring: hydratune train -m sweep=data_size, with these settings",
     ),
     "label_balance": Check(
         "labels that are very frequent or very rare",
