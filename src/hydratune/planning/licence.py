@@ -31,7 +31,7 @@ class Licence:
     sentence: str  # the verdict in words
 
 
-def licence_of(model: ModelConfig, facts: ModelFacts | None, use: IntendedUse | None) -> Licence:
+def licence_of(model: ModelConfig, facts: ModelFacts | None, use: IntendedUse) -> Licence:
     """Return the licence of a model and whether it allows ``use``; unknown stays unknown."""
     if facts is None:
         name, commercial, source = model.licence, CommercialUse.unknown, "model.licence"
@@ -46,9 +46,9 @@ def licence_of(model: ModelConfig, facts: ModelFacts | None, use: IntendedUse | 
 
 
 def _verdict(
-    name: str, commercial: CommercialUse, conditions: str, use: IntendedUse | None
+    name: str, commercial: CommercialUse, conditions: str, use: IntendedUse
 ) -> tuple[Verdict, str]:
-    if use is None:
+    if use is IntendedUse.unstated:
         return Verdict.not_asked, "intended_use=commercial compares the licence with your purpose"
     if name == UNKNOWN:
         return Verdict.unknown, "the licence is unknown: read the model's page before you use it"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from hydratune import digests
 from hydratune.console import console, section
 from hydratune.errors import ConfigError, Problem
 from hydratune.planning import page, terminal
@@ -15,7 +16,7 @@ from hydratune.records.files import write_json, write_text
 from hydratune.settings.commands import PlanConfig, TrainConfig
 from hydratune.settings.overrides import typed_overrides
 
-_FILES = {"plan.json", "report.html"}
+_FILES = {"plan.json", "report.html", digests.INDEX}
 _PLACE = Path("outputs/plan")
 # settings that train does not have
 _OWN = {f.name for f in fields(PlanConfig)} - {f.name for f in fields(TrainConfig)}

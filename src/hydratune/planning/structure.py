@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.initialization import no_init_weights
 
 from hydratune.adapters import attach
 from hydratune.errors import ConfigError, Problem
@@ -107,7 +108,7 @@ def _of_config(
 
 def without_memory(config: "PretrainedConfig") -> "PreTrainedModel":
     """Return the model of a config on the meta device: tensors with shapes and no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     return attach.prepare_quantised(model, Quantization.none)
@@ -124,7 +125,8 @@ def trained_part(structure: Structure, adapter: AdapterConfig, steps: int) -> Tr
     plain = plain_start(adapter)
     attach.check(model, plain, steps)
     head = model.get_output_embeddings()
-    tuned = attach.add_adapter(model, plain, steps)
+    with torch.device("meta"):  # PEFT would draw the first weights on the CPU
+        tuned = attach.add_adapter(model, plain, steps)
     trained = [p for p in tuned.parameters() if p.requires_grad]
     layers = decoder_layers(model)
     return Trained(

@@ -188,6 +188,7 @@ class DecideConfig(TrainConfig):
 class IntendedUse(StrEnum):
     """What a fine-tuned model is meant for, against which the licence of its base is read."""
 
+    unstated = "unstated"  # the licence is shown and not judged
     commercial = "commercial"  # in a product or a business
     research = "research"  # without a commercial purpose
 
@@ -199,7 +200,8 @@ class PlanConfig(TrainConfig):
     Every setting of train belongs to them.
     """
 
-    intended_use: IntendedUse | None = None  # null: the licence is shown and not judged
+    # what the fine-tuned model is meant for; the licence of the base is read against it
+    intended_use: IntendedUse = IntendedUse.unstated
     # money for an hour of the device on which training is timed, in your currency
     price_per_hour: float | None = None
     # tokens of rows that training does in a second, if you know it; null: measured (probe) or
