@@ -344,6 +344,6 @@ def test_few_rows_decide_nothing_and_show_no_interval() -> None:
     assert (
         "one group of rows: none" in page
         and "(too few independent rows for an interval: 1)" in page
-        and '<th class="n">cut</th>' in page
+        and '<th scope="col" class="n">cut</th>' in page
     )
     assert page.count('<td class="n">8</td>') == 2  # counts of cut answers of both
