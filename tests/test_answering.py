@@ -470,8 +470,8 @@ def test_commands_that_change_the_conversation(model: AnsweringModel) -> None:
 
 def test_the_oldest_turns_are_left_out_where_the_context_ends(model: AnsweringModel) -> None:
     chat = new_chat(model)
-    chat.handle("lease " * 180)
-    chat.handle("sale " * 180)
+    chat.handle("lease " * 400)
+    chat.handle("sale " * 400)
     assert "the 2 oldest turns are left out" in said(chat)
     assert len(chat.conversation.turns) == 4  # they are still in the conversation
     chat.handle("sale " * 3000)

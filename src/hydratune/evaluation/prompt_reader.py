@@ -143,9 +143,7 @@ class PromptReader:
     def _read_prefix(self, cache: DynamicCache, known: KnownTokens | None) -> None:
         held = 0
         if known is not None:
-            pairs = zip(self.prefix, known.ids, strict=False)
-            held = next((n for n, (own, old) in enumerate(pairs) if own != old), None)
-            held = min(len(self.prefix), len(known.ids)) if held is None else held
+            held = _common_length(self.prefix, known.ids)
             for index, layer in enumerate(known.layers if held else ()):
                 cache.update(*(states[:, :, :held] for states in layer), index)
         if self.prefix[held:]:
@@ -224,11 +222,8 @@ class PromptReader:
         if "shared_prefix" not in self.options or _virtual_tokens(self.whole) is not None:
             return None
         layers = [
-            tuple(
-                torch.cat(states, dim=2)
-                for states in zip(shared, (own.keys, own.values), strict=True)
-            )
-            for shared, own in zip(self.options["shared_prefix"], cache.layers, strict=True)
+            (torch.cat([keys, own.keys], dim=2), torch.cat([values, own.values], dim=2))
+            for (keys, values), own in zip(self.options["shared_prefix"], cache.layers, strict=True)
         ]
         count = layers[0][0].shape[2]
         return KnownTokens([*prompt, *answer][:count], layers)
@@ -288,6 +283,12 @@ def _virtual_tokens(model: "PreTrainedModel") -> DynamicCache | None:
         inputs_embeds=prompt.to(base.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1
     )
     return cache
+
+
+def _common_length(a: Tokens, b: Tokens) -> int:
+    """Return with how many equal tokens two sequences begin."""
+    pairs = zip(a, b, strict=False)
+    return next((n for n, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 
 def common_prefix(prompts: Sequence[Tokens]) -> list[int]:

@@ -101,6 +101,7 @@ class AnswerFile:
     def _refuse_other(self, before: Mapping[str, Json]) -> None:
         """Raise ``ConfigError`` if ``before`` are other settings."""
         names = [name for name, value in self.settings.items() if before.get(name) != value]
+        names = [name for name in names if name in before] or names
         if names:
             changes = ", ".join(
                 _change(name, before.get(name), self.settings[name]) for name in names

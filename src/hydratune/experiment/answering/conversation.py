@@ -4,7 +4,7 @@ Its file has the chat layout of training rows, so a saved conversation can be tr
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -98,7 +98,7 @@ class Conversation:
             messages.pop()
         return messages
 
-    def _append(self, path: Path, row: dict[str, object]) -> str:
+    def _append(self, path: Path, row: Mapping[str, object]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_bytes() if path.exists() else b""
         separator = b"" if not before or before.endswith(b"\n") else b"\n"

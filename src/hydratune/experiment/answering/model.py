@@ -9,6 +9,7 @@ from hydratune.adapters import attach
 from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.data.answers import json_schema
 from hydratune.data.encoding.encoder import ChatEncoder
+from hydratune.data.reader import Reader
 from hydratune.data.rows import Message, Row
 from hydratune.errors import ConfigError, DataError, Problem, RunError
 from hydratune.evaluation.constrained import Guide, guide_for
@@ -83,7 +84,7 @@ class AnsweringModel:
         return ChatEncoder(self.tokenizer, self._reader.turn_end_ids)
 
     @cached_property
-    def _reader(self) -> loading.Reader:
+    def _reader(self) -> Reader:
         model = self.tuned if self.settings.adapter.trains_base else self.base
         return loading.reader_of(self.settings.model, self.tokenizer, model)
 

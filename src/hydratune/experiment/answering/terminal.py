@@ -7,7 +7,7 @@ ends and tabs written as ``\\n`` and ``\\t``), and everything else goes to stand
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from rich.live import Live
@@ -29,8 +29,13 @@ _LEFT_FREE = 6  # lines of the terminal below the answers that are being written
 class Screen(Protocol):
     """Where a chat is typed and shown."""
 
-    is_interactive: bool
-    how_to_write_lines: str
+    @property
+    def is_interactive(self) -> bool:
+        """Whether a person types, so that Ctrl-C stops an answer and not the program."""
+
+    @property
+    def how_to_write_lines(self) -> str:
+        """How a message of several lines is typed."""
 
     def read(self) -> str | None:
         """Return what was typed; None at the end. Raises ``KeyboardInterrupt``."""
@@ -41,7 +46,7 @@ class Screen(Protocol):
     def say_after(self, text: str) -> None:
         """Show something about the answer that was just shown."""
 
-    def answering(self, systems: Sequence[str]) -> "Iterator[Show]":
+    def answering(self, systems: Sequence[str]) -> AbstractContextManager[Show]:
         """Return a context in which the answers of ``systems`` are shown as they are written."""
 
 
