@@ -112,7 +112,7 @@ def _negligible(metric: MetricBySize) -> str:
 def _whole(metric: MetricBySize, curve: SizeCurve) -> str:
     """Return what all sizes together say, where the last one alone says nothing."""
     trend = metric.trend
-    if trend is None or trend.next_change is None or trend.next_change.interval is None:
+    if trend is None or trend.next_change.interval is None:
         return ""
     low, high = trend.next_change.interval
     if low <= 0 <= high:
@@ -125,10 +125,6 @@ def _next(metric: MetricBySize, curve: SizeCurve) -> str:
     trend, rows = metric.trend, 2 * curve.rows[-1]
     if trend is None:
         return "two sizes show no trend, so nothing is said about another doubling"
-    if trend.next_change is None:
-        if trend.flattens:
-            return "the curve flattens, so another doubling would bring less"
-        return "the sizes follow no trend, so nothing is said about another doubling"
     change = trend.next_change
     text = difference_with_unit(metric.key, change.value)
     if change.interval is not None:
@@ -136,7 +132,9 @@ def _next(metric: MetricBySize, curve: SizeCurve) -> str:
     how = ""
     if trend.factor is not None:
         missing = "of it" if metric_table.lower_is_better(metric.key) else "of the errors"
-        how = f" (each doubling left {100 * trend.factor:.0f} % {missing})"
+        how = f" (a doubling left {100 * trend.factor:.0f} % {missing} on average"
+        bends = trend.flattens and trend.curvature_p < 1 - curve.confidence
+        how += "; each brought less than the one before)" if bends else ")"
     return (
         f"another doubling, to {rows:,} rows, would bring about {text}, if the trend of all"
         f" {len(curve.rows)} sizes continues{how}"
@@ -218,8 +216,8 @@ def table_rows(curve: SizeCurve) -> tuple[list[str], list[list[str]]]:
             mean = mean_with_unit(metric.key, metric.values[number])
             runs = str(len(metric.values[number]))
             rows.append([title(metric.key) if not number else "", f"{size:,}", runs, mean, change])
-        change_to = metric.trend.next_change if metric.trend is not None else None
-        if change_to is not None:
+        if metric.trend is not None:
+            change_to = metric.trend.next_change
             edges = change_to.interval
             interval = "" if edges is None else f" {interval_text(metric.key, edges)}"
             expected = mean_with_unit(metric.key, [metric.means[-1] + change_to.value])

@@ -170,9 +170,8 @@ def _size_records(number: int, curve: SizeCurve, metric: MetricBySize) -> Iterat
             "change_per_doubling/p": change.p if change else None,
             "answer": answer(metric).value if position == len(curve.rows) - 1 else None,
         }
-    change_to = metric.trend.next_change if metric.trend is not None else None
-    value_to = metric.trend.next_value if metric.trend is not None else None
-    if change_to is not None and value_to is not None:
+    if metric.trend is not None:
+        change_to, value_to = metric.trend.next_change, metric.trend.next_value
         low, high = change_to.interval or (None, None)
         mean_low, mean_high = value_to.interval or (None, None)
         yield {

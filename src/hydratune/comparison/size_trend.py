@@ -5,6 +5,11 @@ multiplies the error by the same factor (Hestness et al. 2017, arXiv:1712.00409)
 what is left to the best possible value: 1 less a rate, or a loss itself. A metric without such a
 bound is taken to change by the same amount with every doubling.
 
+How far curves usually bend is taken into account: labels with errors leave a floor that no data
+removes, and the curve then flattens. The curvature is estimated together with the slope, and shrunk
+towards none as if it had a normal distribution with an assumed standard deviation (ridge
+regression); what is then still unknown of it widens the interval of the extrapolation.
+
 What is estimated is a function of the mean of each size over its seeds. Its variance has two parts,
 as that of a difference of two means has (``seed_noise.compare_means``): the rows' part is that over
 bootstrap samples of the test rows, less what these contain of the seeds; the seeds' part is
@@ -30,6 +35,11 @@ from hydratune.evaluation.statistics import (
 )
 
 FEWEST_SIZES = 3  # for a trend that can be checked
+# assumed standard deviation of the curvature on a logarithmic scale, in doublings of the error per
+# squared doubling of the rows: a floor of 10 % of the first error makes 0.06 of it where doublings
+# halve the rest. Without a logarithm it is a share of the mean change
+_USUAL_BEND, _USUAL_SHARE = 0.05, 0.15
+_KNOWN = 1e6  # degrees of freedom of a variance that is known
 _STEP = 1e-5  # of a numerical derivative, times the size of the value
 Function = Callable[[np.ndarray], np.ndarray]  # means (..., sizes) -> values (...)
 
@@ -60,11 +70,11 @@ class Sizes:
 class Trend:
     """What the sizes together say."""
 
-    factor: float | None  # of the error, by each doubling; None: a metric without an error
-    next_change: Estimate | None  # of the metric by one more doubling; None: the trend is none
-    next_value: Estimate | None  # the metric after it
-    curvature_p: float  # that the curve is as far from the trend, by chance
-    flattens: bool  # less is gained with each doubling than the trend says
+    factor: float | None  # of the error, by each doubling on average; None: a metric without one
+    next_change: Estimate  # of the metric by one more doubling
+    next_value: Estimate  # the metric after it
+    curvature_p: float  # that the curve bends so much, by chance
+    flattens: bool  # each doubling gains less than the one before, measured by the error
 
 
 def error_of(lower: bool | None, bounds: tuple[float, float]) -> tuple[float, float] | None:
@@ -79,44 +89,88 @@ def error_of(lower: bool | None, bounds: tuple[float, float]) -> tuple[float, fl
 def fit_trend(sizes: Sizes, error: tuple[float, float] | None, confidence: float) -> Trend | None:
     """Fit the trend and extrapolate it by one doubling; None for fewer than three sizes.
 
-    Where the sizes contradict the trend significantly, nothing is extrapolated.
+    ``error``: of ``error_of``.
     """
     if len(sizes.means) < FEWEST_SIZES:
         return None
-    x = sizes.doublings - sizes.doublings.mean()
-    slope_weights = x / float(x @ x)
-    square = x**2 - np.polyval(np.polyfit(x, x**2, 1), x)  # what no straight line can follow
-    curve_weights = square / float(square @ square)
-    least = 0.5 / max(1, sizes.groups)  # an error of half a row, where none is left
-    best, sign = error or (0.0, 0.0)
-
-    def log_errors(means: np.ndarray) -> np.ndarray:
-        return np.log2(np.maximum(sign * (means - best), least if sign < 0 else 1e-9))
-
-    def next_change(means: np.ndarray) -> np.ndarray:
-        if error is None:
-            return np.asarray(means @ slope_weights)
-        factor = 2.0 ** (log_errors(means) @ slope_weights)
-        return np.asarray((factor - 1) * (means[..., -1] - best))
-
-    def curvature(means: np.ndarray) -> np.ndarray:
-        return np.asarray((means if error is None else log_errors(means)) @ curve_weights)
-
+    curve = _Curve(sizes, error)
+    bend = estimate(sizes, curve.curvature, confidence)
+    spread = (
+        _USUAL_BEND if error is not None else _USUAL_SHARE * abs(float(curve.slope(sizes.means)))
+    )
+    known = max((sum(v for v, _ in parts) for parts in _bounds(sizes, curve.curvature)), default=0)
+    kept = spread**2 / (spread**2 + known) if spread else 1.0
+    change = _Extrapolated(curve, kept)
+    doubt = (1 - kept) * spread * abs(curve.reach) * change.slope_by_bend(sizes.means)
+    found = estimate(sizes, change, confidence, doubt**2)
+    value = estimate(sizes, lambda means: means[..., -1] + change(means), confidence, doubt**2)
     factor = None
     if error is not None:
-        factor = float(2.0 ** (log_errors(sizes.means) @ slope_weights))
-    bend = estimate(sizes, curvature, confidence)
-    gain = np.diff(sizes.means)[-1]
-    is_trend = bend.p >= 1 - confidence
-    change = value = None
-    if is_trend:
-        change = estimate(sizes, next_change, confidence)
-        value = estimate(sizes, lambda means: means[..., -1] + next_change(means), confidence)
-        if error is not None:
-            change = _within_best(change, float(best - sizes.means[-1]), sign)
-            value = _within_best(value, best, sign)
+        best, sign = error
+        factor = float(2.0 ** curve.slope(sizes.means))
+        found = _within_best(found, float(best - sizes.means[-1]), sign)
+        value = _within_best(value, best, sign)
+    gain = float(np.diff(sizes.means)[-1])
     flattens = bend.value > 0 if error is not None else bend.value * gain < 0
-    return Trend(factor, change, value, bend.p, bool(flattens))
+    return Trend(factor, found, value, bend.p, bool(flattens))
+
+
+class _Curve:
+    """The error on a logarithmic scale, or the metric, as a polynomial of log2 of the rows.
+
+    It has a straight line, and what no straight line can follow: a square, orthogonal to it.
+    """
+
+    def __init__(self, sizes: Sizes, error: tuple[float, float] | None) -> None:
+        x = sizes.doublings - sizes.doublings.mean()
+        line = np.polyfit(x, x**2, 1)
+        square = x**2 - np.polyval(line, x)
+        after = (x[-1] + 1) ** 2 - np.polyval(line, x[-1] + 1)
+        self.reach = float(after - square[-1])  # of the square, in the next doubling
+        self._line_weights = x / float(x @ x)
+        self._square_weights = square / float(square @ square)
+        self.error = error
+        self._least = 0.5 / max(1, sizes.groups)  # an error of half a row, where none is left
+
+    def heights(self, means: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the errors (to base 2), or the means where there is none."""
+        if self.error is None:
+            return means
+        best, sign = self.error
+        return np.log2(np.maximum(sign * (means - best), self._least if sign < 0 else 1e-9))
+
+    def slope(self, means: np.ndarray) -> np.ndarray:
+        """Return the mean change of the heights by a doubling."""
+        return np.asarray(self.heights(means) @ self._line_weights)
+
+    def curvature(self, means: np.ndarray) -> np.ndarray:
+        """Return the factor of the square."""
+        return np.asarray(self.heights(means) @ self._square_weights)
+
+
+@dataclass(frozen=True)
+class _Extrapolated:
+    """The change of the metric by one more doubling, as a function of the means.
+
+    ``kept``: the part of the measured curvature that is believed.
+    """
+
+    curve: _Curve
+    kept: float
+
+    def __call__(self, means: np.ndarray) -> np.ndarray:
+        curve = self.curve
+        step = curve.slope(means) + self.kept * curve.reach * curve.curvature(means)
+        if curve.error is None:
+            return np.asarray(step)
+        return np.asarray((2.0**step - 1) * (means[..., -1] - curve.error[0]))
+
+    def slope_by_bend(self, means: np.ndarray) -> float:
+        """Return how much the change differs where the step differs by a little, per unit of it."""
+        if self.curve.error is None:
+            return 1.0
+        left = float(means[-1]) - self.curve.error[0]
+        return math.log(2) * abs(float(self(means)) + left)
 
 
 def _within_best(found: Estimate, best: float, sign: float) -> Estimate:
@@ -133,10 +187,13 @@ def _within_best(found: Estimate, best: float, sign: float) -> Estimate:
     return replace(found, interval=edges)
 
 
-def estimate(sizes: Sizes, of: Function, confidence: float) -> Estimate:
-    """Return ``of`` the means, its interval, and the p of no difference from 0."""
+def estimate(sizes: Sizes, of: Function, confidence: float, doubt: float = 0.0) -> Estimate:
+    """Return ``of`` the means, its interval, and the p of no difference from 0.
+
+    ``doubt``: a variance besides those of the rows and of the seeds, which is known.
+    """
     value = without_rounding(float(of(sizes.means)))
-    bounds = _bounds(sizes, of)
+    bounds = [(*parts, (doubt, _KNOWN)) for parts in _bounds(sizes, of)]
     if not bounds or not math.isfinite(value):
         return Estimate(value, None, 1.0)
     half = max(half_width(parts, 1 - confidence) for parts in bounds)
