@@ -8,7 +8,23 @@ _GGUF = "it needs a copy of llama.cpp's repository: test_export_gguf.py"
 _SERVER = "it needs a server that is installed: test_serve.py"
 _STUDY = "it needs the study of an earlier search: test_search_study.py"
 
+_PLAN = "test_plan.py and test_catalogue.py type the command, and read its message"
+
 NOT_TYPED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "models.catalogue.filters:_condition",
+            "models.catalogue.filters:_number",
+            "models.catalogue.filters:_texts",
+            "planning.duration:chosen_device",
+            "planning.output:choose_folder",
+            "planning.plan:needs_of",
+            "planning.probe:run_probe",
+            "planning.structure:find_structure",
+            "settings.commands:PlanConfig.problems",
+        ),
+        _PLAN,
+    ),
     "sweeps.job_checks:_uncomposed": "it says where to look, not what to type",
     **dict.fromkeys(
         (
