@@ -153,6 +153,16 @@ def test_a_broken_file_of_the_sweep_costs_the_link_only(run: Path, content: str)
     assert "Comparison of its sweep" not in page_of(run)
 
 
+def test_the_page_of_a_run_on_wandb_is_kept_in_its_status() -> None:
+    from types import SimpleNamespace
+
+    from hydratune.experiment.tracker import address
+
+    online = SimpleNamespace(pages={"W&B": "https://wandb.ai/r", "W&B group": "https://wandb.ai/g"})
+    assert address(online) == {"wandb_url": "https://wandb.ai/r"}  # type: ignore[arg-type]
+    assert address(SimpleNamespace(pages={})) == {}  # type: ignore[arg-type]
+
+
 def test_an_offline_run_says_how_it_is_sent(run: Path) -> None:
     RunDirectory(run).update(wandb_id="abc")
     (run / "wandb" / "offline-run-20260101_000000-abc").mkdir(parents=True)
@@ -160,10 +170,6 @@ def test_an_offline_run_says_how_it_is_sent(run: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------ answers
-def kinds(table_cells: list[str]) -> list[str]:
-    return [cell.split()[0] for cell in table_cells]
-
-
 def test_answers_in_json_are_compared_by_field() -> None:
     reference = '{"law": "Spain", "days": 3, "parties": ["A", "B"], "cap": null, "signed": "May"}'
     answer = '{"law": "SPAIN", "days": 4, "parties": ["B", "C"], "cap": 5}'

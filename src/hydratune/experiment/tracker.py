@@ -59,12 +59,12 @@ def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) ->
         sweep=sweep,
         trial=driven,
     )
-    record.update(wandb_id=tracker.id, **_address(tracker))
+    record.update(wandb_id=tracker.id, **address(tracker))
     _print_pages(tracker, context, is_driven=driven is not None)
     return tracker
 
 
-def _address(tracker: Tracker) -> dict[str, str]:
+def address(tracker: Tracker) -> dict[str, str]:
     """Return the page of a W&B run as status.json keeps it; empty for a run without one."""
     page = tracker.pages.get(WANDB_PAGE)
     return {"wandb_url": page} if page else {}
