@@ -26,9 +26,9 @@ class Exactness(Enum):
     """
 
     exact = Limits(1e-5, 1e-3, 0.995, 0.005)  # fp32: only the order of additions differs
-    half = Limits(5e-3, 0.25, 0.98, 0.02)  # each weight is rounded to 16 bits
-    eight_bits = Limits(0.02, 1.0, 0.96, 0.03)
-    four_bits = Limits(0.3, 6.0, 0.85, 0.15)
+    half = Limits(1e-3, 0.05, 0.99, 0.01)  # each weight is rounded to 16 bits
+    eight_bits = Limits(0.01, 0.5, 0.98, 0.02)
+    four_bits = Limits(0.1, 4.0, 0.955, 0.05)
 
     @property
     def limits(self) -> Limits:
