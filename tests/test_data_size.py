@@ -175,6 +175,13 @@ def test_runs_of_one_size_and_runs_tested_on_other_rows_have_no_curve(tmp_path: 
     assert [metric.key for metric in curves[0].metrics] == ["val/loss"]
 
 
+def test_a_metric_that_is_0_for_all_runs_says_nothing(tmp_path: Path) -> None:
+    folder = sized_sweep(tmp_path / "s", (-1.0, -0.8, -0.7), sizes=(16, 32, 64))
+    (curve,) = compared(folder).data_size
+    assert [metric.key for metric in curve.metrics] == ["eval/nll", "val/loss"]
+    assert "exact match" not in said(folder).partition("more data")[2]
+
+
 def test_each_learning_rate_has_a_curve_of_its_own(tmp_path: Path) -> None:
     for rate in (1, 2):
         sized_sweep(

@@ -155,6 +155,8 @@ def _curve(entries: Sequence[Entry], names: Sequence[str], confidence: float) ->
     if all(value is not None for own in losses for value in own):
         by_loss = [[float(value or 0.0) for value in own] for own in losses]
         tests[LOSS] = _compare_numbers(by_loss)
+    # a metric that is 0 for all runs says nothing of their rows
+    tests = {name: own for name, own in tests.items() if len(set().union(*own.values)) > 1}
     if not tests:
         return None
     differences = iter(corrected([t for own in tests.values() for t in own.tests], confidence))

@@ -35,10 +35,9 @@ from hydratune.evaluation.statistics import (
 )
 
 FEWEST_SIZES = 3  # for a trend that can be checked
-# assumed standard deviation of the curvature on a logarithmic scale, in doublings of the error per
-# squared doubling of the rows: a floor of 10 % of the first error makes 0.06 of it where doublings
-# halve the rest. Without a logarithm it is a share of the mean change
-_USUAL_BEND, _USUAL_SHARE = 0.05, 0.15
+# assumed standard deviation of the curvature, as a share of the mean slope: a floor of 10 % of the
+# first error, where doublings halve the rest, makes 0.08 of it, and one of 20 % makes 0.14
+_USUAL_BEND = 0.15
 _KNOWN = 1e6  # degrees of freedom of a variance that is known
 _STEP = 1e-5  # of a numerical derivative, times the size of the value
 Function = Callable[[np.ndarray], np.ndarray]  # means (..., sizes) -> values (...)
@@ -95,9 +94,7 @@ def fit_trend(sizes: Sizes, error: tuple[float, float] | None, confidence: float
         return None
     curve = _Curve(sizes, error)
     bend = estimate(sizes, curve.curvature, confidence)
-    spread = (
-        _USUAL_BEND if error is not None else _USUAL_SHARE * abs(float(curve.slope(sizes.means)))
-    )
+    spread = _USUAL_BEND * abs(float(curve.slope(sizes.means)))
     known = max((sum(v for v, _ in parts) for parts in _bounds(sizes, curve.curvature)), default=0)
     kept = spread**2 / (spread**2 + known) if spread else 1.0
     change = _Extrapolated(curve, kept)
