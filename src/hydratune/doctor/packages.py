@@ -22,6 +22,7 @@ EXTRAS = {  # extra -> what it brings
     "constrained": "answers held to a JSON schema",
     "lm_eval": "tasks of lm-eval",
     "judge": "hydratune judge with a server",
+    "serve": "hydratune serve by transformers",
     "tensorboard": "tracking=tensorboard",
     "chat": "history and line editing in hydratune chat",
 }
