@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hydratune.data.quality.findings import Level
 from hydratune.planning.memory import Needs, optimizer_kind
 from hydratune.settings.adapter import AdapterConfig
+from hydratune.settings.data import Level
 from hydratune.wording import counted
 
 _TINKER = (

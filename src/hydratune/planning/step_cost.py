@@ -197,6 +197,10 @@ def _smaller(adapter: AdapterConfig, factor: int) -> AdapterConfig:
     changed: dict[str, object] = {}
     if isinstance(r := getattr(adapter, "r", None), int) and r > 0:
         changed["r"] = max(1, round(r / factor))
-    unset = {"layers_to_transform": None, "rank_pattern": {}, "alpha_pattern": {}}
+    unset: dict[str, object] = {
+        "layers_to_transform": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
     changed |= {name: value for name, value in unset.items() if hasattr(adapter, name)}
     return replace(plain_start(adapter), **changed)  # type: ignore[arg-type]

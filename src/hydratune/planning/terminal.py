@@ -6,12 +6,12 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from hydratune.data.quality.findings import Level
 from hydratune.planning.duration import Basis, Duration
 from hydratune.planning.licence import Licence, Verdict
 from hydratune.planning.memory import PARTS, Memory
 from hydratune.planning.plan import Plan, memory_rows
 from hydratune.planning.row_lengths import RowLengths
+from hydratune.settings.data import Level
 from hydratune.wording import counted
 
 GIB = 2**30
