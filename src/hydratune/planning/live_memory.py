@@ -16,7 +16,7 @@ class LiveMemory(TorchDispatchMode):
     """
 
     def __init__(self, existing: Sequence[torch.Tensor] = ()) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.live = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in existing}
 

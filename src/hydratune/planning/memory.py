@@ -207,11 +207,12 @@ class Needs:
 
     def _longest(self, place: Place, fixed: int, per_token: float) -> int:
         """Return the tokens of the longest row that can be trained, in every thread one."""
-        own = getattr(self.structure.config.get_text_config(), "max_position_embeddings", None)
-        window = self.config.model.context_window or own or 2**31
+        text = self.structure.config.get_text_config()
+        own = getattr(text, "max_position_embeddings", None)
+        window = int(self.config.model.context_window or own or 2**31)
         if place.memory is None:
-            return int(window)
-        return max(0, min(int(window), int((place.memory - fixed) / max(1.0, per_token))))
+            return window
+        return max(0, min(window, int((place.memory - fixed) / max(1.0, per_token))))
 
 
 @dataclass(frozen=True)
