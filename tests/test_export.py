@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import hydratune as package
@@ -93,6 +94,16 @@ def test_the_merged_model_is_a_whole_one_that_needs_no_peft(
     assert measured["metric"] == "field_f1"
     assert digests.damaged(out) is None
     assert not list(Path().glob(".out*"))
+
+
+def test_a_rounded_model_is_half_as_large(run: Path, command_line: Command) -> None:
+    """Embeddings that are the output head as well are stored once."""
+    code, text = command_line("export", f"run={run}", "output=out", "dtype=bfloat16", *QUICK)
+    assert code == 0, text
+    with safe_open("out/model.safetensors", "pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
+        assert file.get_tensor("model.norm.weight").dtype is torch.bfloat16
+    assert json.loads(Path("out/config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_the_card_says_what_the_run_knew(run: Path, command_line: Command) -> None:

@@ -1,5 +1,6 @@
 """form=merged: a whole model as safetensors, which transformers loads without PEFT."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,7 @@ def write(
 
 def save(opened: OpenedRun, model: "PreTrainedModel", dtype: torch.dtype, to: Path) -> None:
     """Write a model in fp32 as ``dtype``. Raises ``RunError`` if there is no space."""
-    weights = {
-        name: tensor.to(dtype).cpu() if tensor.is_floating_point() else tensor.cpu()
-        for name, tensor in model.state_dict().items()
-    }
+    weights = _converted(model.state_dict(), dtype)
     before = model.config.dtype
     model.config.dtype = dtype
     model.config._name_or_path = ""  # no path of this machine
@@ -50,6 +48,21 @@ def save(opened: OpenedRun, model: "PreTrainedModel", dtype: torch.dtype, to: Pa
     finally:
         model.config.dtype = before
     model.generation_config.save_pretrained(to)
+
+
+def _converted(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return weights as ``dtype``; what was one tensor under two names is one again.
+
+    transformers stores such a tensor, as embeddings that are the output head, only once.
+    """
+    once: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    result = {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in once:
+            once[key] = tensor.cpu().to(dtype) if tensor.is_floating_point() else tensor.cpu()
+        result[name] = once[key]
+    return result
 
 
 def stored_dtype(opened: OpenedRun, config: ExportSettings) -> torch.dtype:
