@@ -80,7 +80,7 @@ OF_ANSWERING: dict[str, list[Case]] = {
             "echo '{}' > out.jsonl",
         ),
     ],
-    "experiment.answering.answer_file:AnswerFile.opened": [
+    "experiment.answering.answer_file:AnswerFile._writing": [
         Case(
             f"{_ASK} output=a/out.jsonl",
             {"choose another output=FILE.jsonl": "output=new.jsonl"},
