@@ -38,10 +38,10 @@ def test_version(hydratune) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("hydratune ", "prepare train sweep evaluate decide judge compare"),
+        ("hydratune ", "prepare plan train sweep evaluate decide judge compare"),
         ("hydratune tr", "train"),
-        ("hydratune train model=s", "model=smollm2_135m"),
-        ("hydratune sweep model=s", "model=smollm2_135m"),
+        ("hydratune train model=s", "model=smollm2_135m model=smollm2_1_7b model=smollm2_360m model=smollm3_3b"),
+        ("hydratune sweep model=s", "model=smollm2_135m model=smollm2_1_7b model=smollm2_360m model=smollm3_3b"),
         ("hydratune train optimizer.sch", "optimizer.schedule="),
         ("hydratune evaluate so", "source="),
     ],
