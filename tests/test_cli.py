@@ -40,8 +40,14 @@ def test_version(hydratune) -> None:
     [
         ("hydratune ", "prepare plan train sweep evaluate decide judge compare"),
         ("hydratune tr", "train"),
-        ("hydratune train model=s", "model=smollm2_135m model=smollm2_1_7b model=smollm2_360m model=smollm3_3b"),
-        ("hydratune sweep model=s", "model=smollm2_135m model=smollm2_1_7b model=smollm2_360m model=smollm3_3b"),
+        (
+            "hydratune train model=s",
+            "model=smollm2_135m model=smollm2_1_7b model=smollm2_360m model=smollm3_3b",
+        ),
+        (
+            "hydratune sweep model=s",
+            "model=smollm2_135m model=smollm2_1_7b model=smollm2_360m model=smollm3_3b",
+        ),
         ("hydratune train optimizer.sch", "optimizer.schedule="),
         ("hydratune evaluate so", "source="),
     ],
