@@ -16,7 +16,7 @@ from hydratune.models import loading
 from hydratune.planning.structure import Structure
 from hydratune.settings.commands import TrainConfig
 
-# contracts under the tokenizer of SmolLM2, docs/howto/plan.md
+# under the tokenizer of SmolLM2 contracts have 3.3, SNIPS 3.6, MTS-Dialog 4.2
 CHARACTERS_PER_TOKEN = 3.6
 _TOKENS_OF_A_TURN = 5  # of a chat template, about
 _MOST_ROWS = 2_000  # of the training rows that are read as tokens

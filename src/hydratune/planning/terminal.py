@@ -116,7 +116,9 @@ def duration_line(duration: Duration) -> str:
     if duration.seconds is None:
         return f"time: {work}; unknown: {duration.explanation}"
     about = "about " if duration.basis is Basis.estimate else ""
-    money = "" if duration.money is None else f", {about}{duration.money:,.2f} at price_per_hour"
+    if duration.seconds < 1:
+        about = ""
+    money = "" if duration.money is None else f", {about}{duration.money:,.2g} at price_per_hour"
     return (
         f"time: {work}: {about}{spoken(duration.seconds)}{money} ({duration.basis.value}:"
         f" {duration.explanation}); answers to test rows come on top"
@@ -126,7 +128,7 @@ def duration_line(duration: Duration) -> str:
 def spoken(seconds: float) -> str:
     """Return seconds in a fitting unit."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return "less than a second" if seconds < 1 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
@@ -140,8 +142,8 @@ def render(plan: Plan) -> Iterator[RenderableType]:
     yield memory_table(plan)
     yield places_table(plan)
     yield (
-        "the batch size changes no memory: rows are computed in micro-packs; a longer row is one of"
-        " its own"
+        "rows are computed in micro-packs: a larger batch needs more memory only until every thread"
+        " has a full one; a longer row is one of its own"
     )
     yield escape(duration_line(plan.duration))
     for warning in plan.warnings:
