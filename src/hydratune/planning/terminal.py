@@ -118,7 +118,11 @@ def duration_line(duration: Duration) -> str:
     about = "about " if duration.basis is Basis.estimate else ""
     if duration.seconds < 1:
         about = ""
-    money = "" if duration.money is None else f", {about}{duration.money:,.2g} at price_per_hour"
+    money = ""
+    if duration.money is not None:
+        small = duration.money < 0.01
+        amount = "less than 0.01" if small else f"{about}{duration.money:,.2f}"
+        money = f", {amount} at price_per_hour"
     return (
         f"time: {work}: {about}{spoken(duration.seconds)}{money} ({duration.basis.value}:"
         f" {duration.explanation}); answers to test rows come on top"
