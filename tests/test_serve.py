@@ -20,6 +20,7 @@ from conftest import SMALL
 from hydratune import extras
 from hydratune.errors import RunError
 from hydratune.serving import process as serving
+from hydratune.serving import servers
 
 Command = Callable[..., tuple[int, str]]
 
@@ -69,6 +70,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
             (folder / name).write_text(f"#!{sys.executable}\n{script}")
             (folder / name).chmod(0o755)
         monkeypatch.setenv("PATH", str(folder))
+        monkeypatch.setattr(servers, "_has_accelerator", lambda: False)
         real = extras.is_installed
         server = {"fastapi", "uvicorn", "openai"}
         monkeypatch.setattr(

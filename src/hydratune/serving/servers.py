@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydratune import extras
 from hydratune.errors import ConfigError, Problem
@@ -28,10 +29,18 @@ def _transformers(target: Target, settings: ServeSettings) -> list[str]:
     model = str(target.folder)
     if target.kind is Kind.gguf:
         model = f"{model}:{target.file.name}"
+    # on a CPU, 16-bit weights are far slower, and the run computed in fp32
+    dtype = () if _has_accelerator() else ("--dtype", "float32")
     return [
-        *(sys.executable, "-m", "transformers.cli.transformers", "serve", model),
+        *(sys.executable, "-m", "transformers.cli.transformers", "serve", model, *dtype),
         *("--host", settings.host, "--port", str(settings.port)),
     ]
+
+
+def _has_accelerator() -> bool:
+    """Return whether this machine seems to have a GPU, without importing torch."""
+    devices = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' Linux
+    return sys.platform == "darwin" or any(Path(device).exists() for device in devices)
 
 
 def _vllm(target: Target, settings: ServeSettings) -> list[str]:
