@@ -217,6 +217,13 @@ def test_gpus(
     assert every["GPU 0"].text == "H100, 64.0 GiB, 32.0 GiB free, compute capability 9.0"
 
 
+def test_a_slow_import_of_torch_is_no_broken_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_LIMIT", 0)
+    (found,) = hardware.torch_of(hardware.TorchProbe())()
+    assert found.level is Level.warning and "slow disk" in found.text
+    assert "reinstall" not in found.remedy
+
+
 def test_servers_are_asked() -> None:
     class Teapot(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

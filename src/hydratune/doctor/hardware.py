@@ -60,15 +60,19 @@ class TorchProbe:
             )
 
     def result(self) -> tuple[dict[str, Any] | None, str]:
-        """Return what torch can use, or None and why it cannot be used."""
+        """Return what torch can use, or None and why it cannot be used.
+
+        Raises:
+            TimeoutError: If the import took so long that nothing is known.
+        """
         if self._process is None:
             return None, "is not installed"
         try:
             out, errors = self._process.communicate(timeout=_LIMIT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
-            return None, f"was not imported within {_LIMIT} s"
+        except subprocess.TimeoutExpired as error:
+            self.close()
+            text = f"not imported within {_LIMIT} s: a slow disk, or a machine busy with other work"
+            raise TimeoutError(text) from error
         line = next((text for text in out.splitlines() if text.startswith("FOUND")), "")
         if line:
             return dict(json.loads(line.removeprefix("FOUND"))), ""
@@ -147,11 +151,16 @@ def torch_of(probe: TorchProbe) -> Callable[[], Iterator[Finding]]:
     """Return the check of torch and of the GPUs."""
 
     def torch() -> Iterator[Finding]:
-        found, why = probe.result()
+        facts = {"version": version_of("torch")}
+        try:
+            found, why = probe.result()
+        except TimeoutError as error:
+            remedy = "type hydratune doctor again: a second import is usually faster"
+            yield Finding("torch", str(error), Level.warning, remedy, facts)
+            return
         if found is None:
             remedy = f"pip install --force-reinstall '{specification('torch')}'"
-            yield Finding("torch", why, Level.problem, remedy, {"version": version_of("torch")})
-            yield from _driver(None)
+            yield Finding("torch", why, Level.problem, remedy, facts)
             return
         build = f"for CUDA {found['cuda']}" if found["cuda"] else "for CPUs"
         build = f"for ROCm {found['hip']}" if found["hip"] else build
@@ -162,19 +171,19 @@ def torch_of(probe: TorchProbe) -> Callable[[], Iterator[Finding]]:
     return torch
 
 
-def _driver(found: dict[str, Any] | None) -> Iterator[Finding]:
+def _driver(found: dict[str, Any]) -> Iterator[Finding]:
     """Yield the GPUs that torch sees, and why it sees none although there are some."""
-    for number, device in enumerate(found["devices"] if found else ()):
+    for number, device in enumerate(found["devices"]):
         major, minor = device["capability"]
         text = f"{device['name']}, {size(device['memory'])}, {size(device['free'])} free"
         low = " (no bf16 units: fp32 is used)" if major < 8 else ""
         yield Finding(f"GPU {number}", f"{text}, compute capability {major}.{minor}{low}")
-    if found and found["devices"]:
+    if found["devices"]:
         return
     driver = _driver_version()
     if driver is None:
         yield Finding("GPU", "none that torch can use; training runs on the CPU")
-    elif found and not found["cuda"]:
+    elif not found["cuda"]:
         remedy = "install torch for CUDA: docs/howto/gpu.md says how"
         text = f"NVIDIA driver {driver} is there, and this torch is built without CUDA"
         yield Finding("GPU", text, Level.warning, remedy)
