@@ -41,15 +41,13 @@ def licence_of(model: ModelConfig, facts: ModelFacts | None, use: IntendedUse) -
         conditions = facts.conditions or UNKNOWN
         gated = UNKNOWN if facts.gated is None else "yes" if facts.gated else "no"
         source = f"{facts.source}; checked {facts.checked}"
-    verdict, sentence = _verdict(name, commercial, conditions, use)
+    verdict, sentence = _verdict(name, commercial, use)
     return Licence(name, commercial.value, conditions, gated, source, verdict, sentence)
 
 
-def _verdict(
-    name: str, commercial: CommercialUse, conditions: str, use: IntendedUse
-) -> tuple[Verdict, str]:
+def _verdict(name: str, commercial: CommercialUse, use: IntendedUse) -> tuple[Verdict, str]:
     if use is IntendedUse.unstated:
-        return Verdict.not_asked, "intended_use=commercial compares the licence with your purpose"
+        return Verdict.not_asked, "intended_use=commercial or research says whether it allows that"
     if name == UNKNOWN:
         return Verdict.unknown, "the licence is unknown: read the model's page before you use it"
     if use is IntendedUse.research:
@@ -58,7 +56,7 @@ def _verdict(
         return (Verdict.yes, said) if known else (Verdict.unknown, f"{said}; no source says more")
     sentences = {
         CommercialUse.yes: "commercial use is allowed",
-        CommercialUse.conditional: f"commercial use is allowed under conditions: {conditions}",
+        CommercialUse.conditional: "commercial use is allowed under these conditions",
         CommercialUse.no: "commercial use is not allowed: choose another model"
         " (hydratune configs model licence=commercial)",
         CommercialUse.unknown: "no source says whether commercial use is allowed: read the licence",

@@ -59,8 +59,8 @@ def row_lines(rows: RowLengths, window: int | None, max_length: int) -> Iterator
 def licence_line(licence: Licence) -> str:
     """Return what is said of the licence."""
     colour = _COLOURS.get(licence.verdict)
-    said = f"{licence.name}; commercial use {licence.commercial_use}; {licence.conditions}"
-    text = escape(f"licence: {said}. {licence.sentence}")
+    use = f"commercial use: {licence.commercial_use}; conditions: {licence.conditions}"
+    text = escape(f"licence: {licence.name} ({use}). {licence.sentence}")
     return f"[{colour}]{text}" if colour else text
 
 

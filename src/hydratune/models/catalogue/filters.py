@@ -14,6 +14,7 @@ _SCALES: dict[str, dict[str, float]] = {
     "context": {"": 1, "k": 1024, "m": 1024**2},  # 32k tokens are 32,768
     "size": {"": 1, "k": 1e3, "m": 1e6, "b": 1e9},
 }
+_SLACK = 0.06  # of a size, which is stated in few digits
 _EXAMPLES = "licence=commercial, context=32k+, size=8b-, size=1b..8b, gated=no, name=qwen"
 _SHELL = (
     "the shell reads > and < as redirections; quote the filter ('context>=32k'), or write"
@@ -42,7 +43,9 @@ class Filtered:
 
 def apply(filters: Sequence[str], models: Iterable[ModelFacts]) -> Filtered:
     """Return the models that match all ``filters``. Raises ``InputError`` for a wrong one."""
-    conditions = [_condition(text) for text in filters]
+    models = tuple(models)
+    licences = {facts.licence for facts in models if facts.licence is not None}
+    conditions = [_condition(text, licences) for text in filters]
     matching, unknown = [], 0
     for facts in models:
         answers = [condition(facts) for condition in conditions]
@@ -55,7 +58,7 @@ def apply(filters: Sequence[str], models: Iterable[ModelFacts]) -> Filtered:
     return Filtered(tuple(matching), unknown)
 
 
-def _condition(text: str) -> Matches:
+def _condition(text: str, licences: Iterable[str]) -> Matches:
     form = _FORM.fullmatch(text.strip())
     if form is None:
         hint = _SHELL if text.lower() in (*_KEYS, *_OTHER_NAMES) else f"for example {_EXAMPLES}"
@@ -70,7 +73,7 @@ def _condition(text: str) -> Matches:
         return _range(key, *_bounds(text, key, sign, value))
     if sign != "=":
         raise InputError(f"{text}: {key} is no number; write {key}={value}")
-    return _texts(text, key, value.lower())
+    return _texts(text, key, value.lower(), licences)
 
 
 def _bounds(text: str, key: str, sign: str, value: str) -> tuple[float, float, bool]:
@@ -110,14 +113,14 @@ def _range(key: str, low: float, high: float, excluded: bool) -> Matches:
             return None
         if excluded:
             return low < value < high
-        # a size is stated in few digits: 8b are 7.5 to 8.5 where it is equal to it
-        slack = 0.06 * low if low == high and key == "size" else 0.0
-        return low - slack <= value <= high + slack
+        # models of 8.03B and 8.19B are called 8B: 8b are 7.5 to 8.5, and 8b- those as well
+        slack = _SLACK if key == "size" else 0.0
+        return (1 - slack) * low <= value <= (1 + slack) * high
 
     return matches
 
 
-def _texts(text: str, key: str, value: str) -> Matches:
+def _texts(text: str, key: str, value: str, licences: Iterable[str]) -> Matches:
     if key == "name":
         return lambda facts: value in facts.name.lower() or value in facts.hub_id.lower()
     if key == "gated":
@@ -126,6 +129,9 @@ def _texts(text: str, key: str, value: str) -> Matches:
             raise InputError(f"{text}: gated is yes or no; write gated=no")
         return lambda facts: None if facts.gated is None else facts.gated is answers[value]
     if key == "licence" and value != "commercial":
+        if not any(value in licence.lower() for licence in licences):
+            there = f"licence=commercial, or a part of: {', '.join(sorted(licences))}"
+            raise InputError(f"{text}: no model has such a licence; {there}")
         return lambda facts: None if facts.licence is None else value in facts.licence.lower()
     allowed = [CommercialUse.yes, CommercialUse.conditional]
     if key == "commercial":
