@@ -12,7 +12,7 @@ from hydratune.models.catalogue import filters
 from hydratune.models.catalogue.entries import UNKNOWN, ModelFacts, models
 from hydratune.wording import counted
 
-_HEAD = ("model=", "on the hub", "size", "context", "licence", "commercial use", "gated")
+_HEAD = ("model=", "on the hub", "size", "context", "licence", "commercial", "gated")
 
 
 def print_models(typed: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ def _table(found: Sequence[ModelFacts]) -> Table:
     for title in _HEAD:
         right = title in ("size", "context")
         table.add_column(title, justify="right" if right else "left", overflow="fold")
-    table.columns[0].no_wrap = True
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True  # they are typed or copied
     for facts in found:
         table.add_row(*map(escape, cells(facts)))
     return table

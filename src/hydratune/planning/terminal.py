@@ -12,6 +12,7 @@ from hydratune.planning.memory import PARTS, Memory
 from hydratune.planning.plan import Plan, memory_rows
 from hydratune.planning.row_lengths import RowLengths
 from hydratune.settings.data import Level
+from hydratune.settings.evaluation import Baseline
 from hydratune.wording import counted
 
 GIB = 2**30
@@ -36,6 +37,12 @@ def model_lines(plan: Plan) -> Iterator[str]:
     about = "about " if own.stand_in else ""
     share = 100 * trained.parameters / max(1, every)
     yield f"training {about}{trained.parameters:,} of {every:,} parameters ({share:.2f} %)"
+    evaluation = plan.needs.config.evaluation
+    if Baseline.fewshot in evaluation.baselines and evaluation.shots > 0:
+        yield (
+            f"the {evaluation.shots}-shot answers of the base model may need more than is predicted:"
+            " their long prompts are not counted; evaluation.baselines=[base] leaves them out"
+        )
 
 
 def row_lines(rows: RowLengths, window: int | None, max_length: int) -> Iterator[str]:
@@ -92,7 +99,7 @@ def places_table(plan: Plan) -> Table:
     table = Table(
         title="elsewhere (GPU figures are not measured)", title_justify="left", header_style="bold"
     )
-    for title in ("device", "GB", "needs GiB", "fits", "micro-pack, tokens", "longest row"):
+    for title in ("device", "has GiB", "needs GiB", "fits", "micro-pack, tokens", "longest row"):
         right = title not in ("device", "fits")
         table.add_column(title, justify="right" if right else "left")
     for memory in (plan.here, *plan.elsewhere):
@@ -106,7 +113,7 @@ def place_cells(memory: Memory) -> tuple[str, ...]:
     known = place.memory is not None
     word = {True: "yes", False: "no", None: "unknown"}[memory.fits]
     row = f"{memory.longest_row:,}" if memory.longest_row else "-"
-    size = f"{(place.memory or 0) / 1e9:.0f}" if known else "unknown"
+    size = f"{(place.memory or 0) / GIB:.1f}" if known else "unknown"
     return place.name, size, gib(memory.total), word, f"{memory.micro_tokens:,}", row
 
 
