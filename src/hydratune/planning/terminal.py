@@ -40,8 +40,9 @@ def model_lines(plan: Plan) -> Iterator[str]:
     evaluation = plan.needs.config.evaluation
     if Baseline.fewshot in evaluation.baselines and evaluation.shots > 0:
         yield (
-            f"the {evaluation.shots}-shot answers of the base model may need more than is predicted:"
-            " their long prompts are not counted; evaluation.baselines=[base] leaves them out"
+            f"the {evaluation.shots}-shot answers of the base model may need more than is"
+            " predicted: their long prompts are not counted; evaluation.baselines=[base] leaves"
+            " them out"
         )
 
 
