@@ -115,7 +115,6 @@ NOT_TYPED: dict[str, str] = {
         ("export.output:require_space", "export.output:staged"),
         "it needs a full disk: test_export.py",
     ),
-    "experiment.answering.answer_file:AnswerFile._writing": "it needs a full disk",
     "export.gguf_file:_as_f16": "it needs weights beyond 65,504",
     "export.merging:merge": "no method is known that PEFT cannot merge",
     "export.quantised:write": "it needs a bitsandbytes that cannot store a model",
