@@ -451,6 +451,14 @@ def test_a_saved_conversation_is_a_training_row_and_is_continued(
     assert "no such file" in text and ".json or .jsonl" in text and "cannot write" in text
 
 
+def test_a_chat_begins_with_what_the_run_trained(
+    run: Path, command_line: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("/quit\n"))
+    code, text = command_line("chat", f"run={run}")
+    assert code == 0 and "lr=0.01" in text.splitlines()[0], text
+
+
 def test_commands_that_change_the_conversation(model: AnsweringModel) -> None:
     chat = new_chat(model)
     chat.handle("A lease.")

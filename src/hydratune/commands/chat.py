@@ -4,10 +4,9 @@ from hydratune.experiment.answering.chat import COMMANDS, Chat
 from hydratune.experiment.answering.model import open_model, system_prompt
 from hydratune.experiment.answering.terminal import Screen, open_screen
 from hydratune.experiment.finished_run import open_run
-from hydratune.records.headline import headline
+from hydratune.records.headline import headline_of
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import ChatConfig
-from hydratune.settings.registry import flat, plain
 
 
 def run(config: ChatConfig, _: RunDirectory) -> None:
@@ -17,7 +16,7 @@ def run(config: ChatConfig, _: RunDirectory) -> None:
     system = system_prompt(finished, config.system)
     screen = open_screen(list(COMMANDS))
     chat = Chat(model, config, system.text, screen)
-    screen.say(headline(flat(plain(finished.settings))))
+    screen.say(headline_of(finished.record))
     text = f": {system.text}" if system.text else ""
     screen.say(f"system prompt, {system.origin}{text}")
     if config.json_schema is not None:
