@@ -24,6 +24,9 @@ from hydra_plugins.hydratune_sweeper import OptunaSweeperConfig, WandbSweeperCon
 from hydratune import cli, metric_table
 from hydratune.composition import listing
 from hydratune.composition.help import command_help
+from hydratune.composition.model_table import cells
+from hydratune.models.catalogue.entries import devices, models
+from hydratune.models.catalogue.structures import structures
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.reference import Setting, settings_of
 from hydratune.settings.registry import all_variants
@@ -52,6 +55,7 @@ def pages() -> dict[str, str]:
         **groups,
         "settings_sweep.md": _sweep_page(),
         "options.md": _options_page(),
+        "models.md": _models_page(),
         "metrics.md": _metrics_page(),
         "python.md": _python_page(),
         "notebook.md": _notebook_page(),
@@ -157,7 +161,7 @@ def _command_settings_page() -> str:
     """Return the page of the settings that belong to a command and to no group."""
     groups = all_variants()
     parts: list[Iterable[str] | str] = [
-        "Settings of a command itself. `train`, `prepare` and `decide` also have the groups"
+        "Settings of a command itself. `train`, `prepare`, `plan` and `decide` also have the groups"
         f" {', '.join(f'[{group}](settings_{group}.md)' for group in groups)}.",
     ]
     for command, kind in COMMANDS.items():
@@ -232,6 +236,51 @@ def _options_page() -> str:
         rows = [(f"`{group}={name}`", _escaped(text)) for name, text in listing.options(group)]
         parts += [f"## {group}", _table(("option", "what it is"), rows)]
     return _page("Options of the config groups", *parts)
+
+
+def _models_page() -> str:
+    """Return the page of the model catalogue and of the accelerators."""
+    known = structures()
+    rows = [
+        (
+            *(f"`{cell}`" if number == 0 else cell for number, cell in enumerate(cells(facts))),
+            "known" if name in known else "unknown",
+            facts.conditions or "unknown",
+            f"{facts.source} ({facts.checked})",
+        )
+        for name, facts in models().items()
+    ]
+    head = ("model=", "on the hub", "size", "context", "licence", "commercial use", "gated")
+    accelerators = [
+        (
+            name,
+            f"{device.memory / 1e9:.0f}",
+            "unknown" if device.flops is None else f"{device.flops / 1e12:g}",
+            "unknown" if device.bandwidth is None else f"{device.bandwidth / 1e9:g}",
+            f"{device.source} ({device.checked})",
+        )
+        for name, device in devices().items()
+    ]
+    parts: list[Iterable[str] | str] = [
+        "Facts with their sources. `unknown` means that no source was found, and nothing is filled"
+        " in. On the terminal, with filters: `hydratune configs model licence=commercial"
+        " context=32k+ size=8b-`. Read a licence before you use a model.",
+        "## Models",
+        "*Sizes*: whether widths and layers are known, so that `hydratune plan` needs no network.",
+        _table((*head, "sizes", "conditions", "source"), _plain(rows)),
+        "## Accelerators",
+        _table(
+            ("device", "GB", "bf16 TFLOP/s", "GB/s", "source"),
+            _plain(accelerators),
+        ),
+    ]
+    return _page("Models and devices", *parts)
+
+
+def _plain(rows: Iterable[Sequence[str]]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of rows with what Markdown would read as markup escaped."""
+    for row in rows:
+        yield tuple(_escaped(cell) for cell in row)
 
 
 def _metrics_page() -> str:

@@ -34,6 +34,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def settings_read_once() -> Iterator[None]:
+    from quick_hydra import quick_hydra
+
+    with quick_hydra():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
     """Restore the signal handlers. An interrupted run ignores Ctrl-C at its end; the next test and

@@ -15,6 +15,7 @@ from hydra_plugins.hydratune_sweeper import OptunaSweeperConfig, WandbSweeperCon
 from hydratune.commands.sweep import train_arguments
 from hydratune.comparison.options import parse_options
 from hydratune.composition import CONF, listing, register
+from hydratune.doctor.command import parse_options as parse_doctor_options
 from hydratune.settings.commands import COMMANDS, CommandConfig
 from hydratune.settings.reference import settings_of
 from hydratune.settings.registry import all_variants, typed
@@ -96,6 +97,9 @@ def compose_command(words: list[str]) -> None:
         return
     if command == "compare":
         parse_options(arguments)
+        return
+    if command == "doctor":
+        parse_doctor_options(arguments)
         return
     if command == "sweep":
         command, arguments = "train", train_arguments(arguments)

@@ -176,6 +176,20 @@ CASES: dict[str, list[tuple[str, ...]]] = {
             "seed=0,1",
         ),
     ],
+    "settings.data:DataConfig._share_problems": [
+        ("data.train_share=0",),
+        ("data.train_share=12",),
+        ("data.train_share=0.5", "data.overfit_rows=4"),
+    ],
+    "sweeps.train_sizes:check_train_sizes": [
+        (
+            "-m",
+            "debug=smoke",
+            "hydra.launcher.halving.min_steps=2",
+            "data.train_share=0.5,1",
+            "seed=0,1",
+        ),
+    ],
     "sweeps.void_axes:void_axis": [("-m", "debug=smoke", "trainer.max_epochs=1,2", "seed=0,1")],
     "sweeps.search.samplers:_problems_of_numbers": [
         (*SEARCH, "seed=0,1", "hydra.sweeper.n_trials=0"),

@@ -208,6 +208,7 @@ OF_ROWS: dict[str, list[Case]] = {
             {"data.quality.ungrounded=off": "data.quality.ungrounded=off"},
         ),
     ],
+    "data.sets:take_share": [Case(f"{TOY} data.train_share=0.01")],
     "data.sets:_shuffle_targets": [
         Case(
             f"{TEXTS} data.control=shuffled_targets",

@@ -5,6 +5,7 @@ What is in their folder: ``fix_places.py``.
 
 from fix_case import Case
 from fix_cases_adapters import OF_ADAPTERS
+from fix_cases_answering import OF_ANSWERING
 from fix_cases_exports import OF_EXPORTS
 from fix_cases_files import OF_FILES
 from fix_cases_models import OF_MODELS, OF_SAVED_ADAPTERS
@@ -19,6 +20,7 @@ GROUPS = (
     OF_RUN_FOLDERS,
     OF_OTHER_COMMANDS,
     OF_EXPORTS,
+    OF_ANSWERING,
     OF_FILES,
     OF_ROWS,
     OF_SETTINGS,

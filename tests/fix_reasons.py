@@ -8,7 +8,22 @@ _GGUF = "it needs a copy of llama.cpp's repository: test_export_gguf.py"
 _SERVER = "it needs a server that is installed: test_serve.py"
 _STUDY = "it needs the study of an earlier search: test_search_study.py"
 
+_PLAN = "test_plan.py and test_catalogue.py type the command, and read its message"
+
 NOT_TYPED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "models.catalogue.filters:_number",
+            "models.catalogue.filters:_texts",
+            "planning.duration:chosen_device",
+            "planning.output:choose_folder",
+            "planning.plan:needs_of",
+            "planning.probe:run_probe",
+            "planning.structure:find_structure",
+            "settings.commands:PlanConfig.problems",
+        ),
+        _PLAN,
+    ),
     "sweeps.job_checks:_uncomposed": "it says where to look, not what to type",
     **dict.fromkeys(
         (
@@ -82,10 +97,6 @@ NOT_TYPED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "export.gguf_file:tensors",
-            "export.gguf_file:write_file",
-            "export.gguf_form:_converter",
-            "export.gguf_form:check",
             "export.gguf_tokenizer:pre_tokenizer_name",
             "export.gguf_tokenizer:serialised",
             "export.gguf_tokenizer:token_list",

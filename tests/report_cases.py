@@ -14,6 +14,7 @@ HOSTILE = (
 ALLOWED_TAGS = {
     *(
         "html",
+        "main",
         "head",
         "meta",
         "title",

@@ -83,6 +83,7 @@ def test_a_difference_shows_with_enough_canaries() -> None:
     assert "no sign" in canaries.sentence(values, intervals)
 
 
+@pytest.mark.slow
 def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_path: Path) -> None:
     """A tiny model has memorised its training rows; the measured rows stay the same."""
     learns = (

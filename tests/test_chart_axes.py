@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hydratune.data.report_charts import histograms
-from hydratune.evaluation.pages import curves
+from hydratune.pages.charts import curves
+from hydratune.pages.filled import TEMPLATES
 
 
 def labels(svg: str, anchor: str) -> list[str]:
@@ -63,19 +64,27 @@ def test_labels_of_histograms_are_distinct(longest: int) -> None:
 
 
 def test_the_script_of_a_comparison_has_distinct_labels(tmp_path: Path) -> None:
-    """Runs the functions of page.js that choose the labels of parallel coordinates."""
+    """Runs the functions of comparison.js that choose the labels and the kind of axes."""
     import shutil
     import subprocess
-
-    import hydratune.comparison
 
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node on this machine")
-    script = (Path(hydratune.comparison.__file__).parent / "page.js").read_text("utf-8")
+    script = (TEMPLATES / "comparison.js").read_text("utf-8")
     start = script.index("function distinctTexts")
     functions = script[start : script.index("\n\nfunction plotLayout")]
     test = """
+    const data = { logarithmic: ["lr", "r"] }, metricOf = () => undefined;
+    const lr = settingAxis("lr", [3e-4, 1e-3, 3e-3, 1e-3]);
+    if (lr.type !== "log" || lr.ticktext.join() !== "0.0003,0.001,0.003") throw new Error("lr");
+    const rank = settingAxis("r", [16, 4, 64]);
+    if (rank.type !== "log" || rank.tickvals.join() !== "4,16,64") throw new Error("rank");
+    const seeds = settingAxis("seed", [1, 2]);
+    if (seeds.type !== "linear" || seeds.tickvals.join() !== "1,2") throw new Error(seeds.type);
+    if (settingAxis("lr", [1e-3]).type !== "linear") throw new Error("one value has no factors");
+    const many = settingAxis("lr", Array.from({ length: 20 }, (_, i) => 1e-5 * 1.5 ** i));
+    if (many.tickvals.length < 4 || many.tickvals.length > 8) throw new Error(many.tickvals);
     for (const [low, high] of [[6.8957, 6.8972], [0, 1], [75, 92.5], [1e-9, 3e-9], [-3, 70000]]) {
       const ticks = roundTicks(low, high), texts = distinctTexts(ticks);
       if (ticks.length < 2 || ticks.length > 8) throw new Error(`${low} to ${high}: ${ticks}`);

@@ -38,10 +38,14 @@ def test_version(hydratune) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("hydratune ", "prepare train sweep evaluate decide judge compare"),
+        (
+            "hydratune ",
+            "prepare plan train sweep evaluate decide generate chat judge export serve compare"
+            " doctor",
+        ),
         ("hydratune tr", "train"),
-        ("hydratune train model=s", "model=smollm2_135m"),
-        ("hydratune sweep model=s", "model=smollm2_135m"),
+        ("hydratune train model=smollm2_13", "model=smollm2_135m"),
+        ("hydratune sweep model=smollm2_1", "model=smollm2_135m model=smollm2_1_7b"),
         ("hydratune train optimizer.sch", "optimizer.schedule="),
         ("hydratune evaluate so", "source="),
     ],

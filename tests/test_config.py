@@ -91,7 +91,7 @@ def test_default_is_the_full_contracts_experiment() -> None:
 def test_the_main_job_is_a_part_of_the_full_one_with_a_curve() -> None:
     light, full = compose("experiment=contracts"), compose("experiment=contracts_full")
     assert light.trainer.max_epochs * light.trainer.validations_per_epoch >= 5
-    assert light.data.max_train_rows == 96 and light.data.max_test_rows == 60
+    assert light.data.max_train_rows == 96 and light.data.max_test_rows == 40
     for name in ("max_train_rows", "max_validation_rows", "max_test_rows"):
         setattr(light.data, name, None)
     light.optimizer.lr, light.trainer.max_epochs = full.optimizer.lr, full.trainer.max_epochs

@@ -68,6 +68,7 @@ def test_an_untrained_model_writes_valid_answers(model: Any, encoder: Any) -> No
             json.loads(text)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(model: Any, encoder: Any) -> None:
     guide = guide_for(SCHEMA, encoder, model)
     assert texts(encoder, answers_of(model, encoder, guide, batch=7)) == texts(

@@ -68,6 +68,7 @@ def test_runs_that_cannot_be_read_are_ignored(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_tried_again_on_changed_data_fails_and_says_so(
     hydratune: Command, tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_two_devices_train_like_one(
     ).read_text().count("\n")
 
 
+@pytest.mark.slow
 def test_two_devices_train_like_one_without_accumulation(
     hydratune: Command, tmp_path: Path
 ) -> None:
@@ -219,6 +220,7 @@ def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str
     return words, run
 
 
+@pytest.mark.slow
 def test_every_rank_has_random_numbers_of_its_own(
     interrupted_run: tuple[tuple[str, ...], Path],
 ) -> None:
@@ -239,6 +241,7 @@ def test_another_number_of_devices_is_refused(
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_equals_an_uninterrupted_run(
     hydratune: Command, tmp_path: Path, interrupted_run: tuple[tuple[str, ...], Path]
 ) -> None:
@@ -337,7 +340,8 @@ def test_a_killed_rank_ends_the_run_with_its_reason(
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("when", ["prepare", pytest.param("training", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["prepare", "training"])
 def test_an_error_of_another_rank_is_reported(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -367,6 +371,7 @@ def test_an_error_of_another_rank_is_reported(
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_main_process_that_waits_for_ever_is_ended(tmp_path: Path) -> None:
     """NCCL waits forever for a process that has ended."""
     program = """

@@ -18,6 +18,7 @@ from hydratune.evaluation.retrieval import Library, Passage, from_files, pieces,
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.settings.evaluation import EvaluationConfig
+from page_structure import check_page
 
 
 def test_the_passage_about_the_question_is_found_first() -> None:
@@ -210,7 +211,8 @@ def test_decide_writes_its_report(
         > decision["systems"]["base"]["per_1000_calls"]["tokens_in"]
     )
     page = (folder / "report.html").read_text()
-    assert "<title>smoke: " in page
+    assert "<title>tiny-random-llama on rows.jsonl, lr=" in page and "Decision · smoke" in page
+    check_page(page)
     assert (
         decision["headline"] in page
         and "http:" not in page
@@ -342,6 +344,6 @@ def test_few_rows_decide_nothing_and_show_no_interval() -> None:
     assert (
         "one group of rows: none" in page
         and "(too few independent rows for an interval: 1)" in page
-        and '<th class="n">cut</th>' in page
+        and '<th scope="col" class="n">cut</th>' in page
     )
     assert page.count('<td class="n">8</td>') == 2  # counts of cut answers of both

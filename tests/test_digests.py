@@ -194,6 +194,7 @@ def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     assert len(optuna.load_study(storage=open_storage(str(journal)), study_name="s").trials) == 8
 
 
+@pytest.mark.slow
 def test_the_files_of_a_run_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     words = (
         "adapter.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj]",

@@ -33,7 +33,10 @@ RUN = (
     "options",
     [
         (),
-        ("adapter.lora_dropout=0.2", "optimizer=lion", "optimizer.lr=1e-4"),
+        pytest.param(
+            ("adapter.lora_dropout=0.2", "optimizer=lion", "optimizer.lr=1e-4"),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(("adapter=none", "optimizer.lr=1e-3"), marks=pytest.mark.slow),
     ],
 )
@@ -75,6 +78,7 @@ def rates(run: Path) -> list[float]:
         return [float(row["lr"]) for row in csv.DictReader(stream)]
 
 
+@pytest.mark.slow
 def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(
     hydratune: Command, tmp_path: Path
 ) -> None:
@@ -198,6 +202,7 @@ def test_runs_that_cannot_be_extended_are_refused_and_not_changed(
     assert code == 2 and "model.adapter=run/adapter, in another hydra.run.dir" in text
 
 
+@pytest.mark.slow
 def test_extending_an_early_stopped_run_resets_its_patience(
     hydratune: Command, tmp_path: Path
 ) -> None:

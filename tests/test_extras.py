@@ -157,6 +157,7 @@ def test_numbers_that_cannot_be_verified_are_masked_in_reports(
         assert number not in masked, masked
 
 
+@pytest.mark.slow
 def test_training_and_a_sweep_work_with_the_core_alone(
     tmp_path: Path, cache: Path, hydratune: Hydratune, without: Callable[..., None]
 ) -> None:

@@ -125,6 +125,7 @@ def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
     assert record["ended"] == "by itself" and record["versions"]["torch"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_keeps_the_parts_that_were_done(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     process = start_toy_run(file)

@@ -62,6 +62,7 @@ def test_a_local_lm_eval_task_gives_our_bits_per_byte(
         )
 
 
+@pytest.mark.slow
 def test_unknown_task_and_folder(hydratune: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     probe = "from hydratune.evaluation.harness import check; check({}, {})"
     for tasks, folder, message in (

@@ -250,6 +250,7 @@ def read_later(monkeypatch: pytest.MonkeyPatch) -> None:
 LONGER = [*SMALL, "trainer.max_steps=8", "trainer.max_epochs=4", "trainer.validations_per_epoch=1"]
 
 
+@pytest.mark.slow
 def test_history_does_not_depend_on_when_losses_are_read(
     hydratune: Command, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

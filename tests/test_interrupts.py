@@ -196,6 +196,7 @@ def test_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_closed_terminal_keeps_the_adapter(tmp_path: Path) -> None:
     with start(tmp_path, "trainer.max_steps=null", "trainer.max_epochs=5000") as process:
         deadline = time.monotonic() + 90

@@ -16,6 +16,7 @@ from judge_server import (
     score_reply,
     verdict_reply,
 )
+from page_structure import check_page
 
 Hydratune = Callable[..., tuple[int, str]]
 
@@ -256,6 +257,7 @@ def test_the_page_states_what_was_judged_and_escapes_texts(
         and "1 row has no judgement and is not counted" in page
         and "Nobody has checked this judge" in page
     )
+    assert check_page(page).ids == ["result", "judgements", "rubric"]
     assert page.index("row r7 · unparsed") < page.index("row r3 · score 4")
     assert (
         "<script>alert" not in page

@@ -33,11 +33,12 @@ def run_with_answers(folder: Path, *, finished: bool = True, shift: float = 0.0)
 
 def charts(run: Path) -> list[str]:
     text = run_report.render(RunDirectory(run))
-    return re.findall(r'<svg class="chart".*?</svg>', text, re.S)
+    return re.findall(r'<figure class="curves">.*?</figure>', text, re.S)
 
 
 def titles(chart: str) -> list[str]:
-    return re.findall(r"<tspan[^>]*>([^<]*)</tspan>", chart)
+    """Return the entries of the legend."""
+    return re.findall(r"<span[^>]*><i[^>]*></i>(?:<b>)?([^<]*)", chart)
 
 
 def tick_labels(chart: str) -> list[str]:
@@ -46,8 +47,8 @@ def tick_labels(chart: str) -> list[str]:
 
 def test_a_run_shows_the_metric_beside_the_losses_and_marks_the_kept_step(tmp_path: Path) -> None:
     loss, answers = charts(run_with_answers(tmp_path / "run"))
-    assert titles(loss) == ["training loss", "validation loss", "○ kept: step 6, 0.7000"]
-    assert titles(answers) == ["validation field F1 (%)", "○ kept: step 6, 81.2 %"]
+    assert titles(loss) == ["training loss", "validation loss", "kept: step 6, 0.7000"]
+    assert titles(answers) == ["validation field F1 (%)", "kept: step 6, 81.2 %"]
     for chart in (loss, answers):
         labels = tick_labels(chart)
         assert len(labels) > 2 and len(set(labels)) == len(labels)
@@ -70,7 +71,7 @@ def test_a_run_without_answers_to_validation_rows_has_one_chart(tmp_path: Path) 
     run = write_run(tmp_path / "run", **{"fit/best_step": 2})
     (run / "history.csv").write_text("step,epoch,train/loss,val/loss\n1,1,3.0,\n2,2,2.5,2.0\n")
     (chart,) = charts(run)
-    assert titles(chart) == ["training loss", "validation loss", "○ kept: step 2, 2.0000"]
+    assert titles(chart) == ["training loss", "validation loss", "kept: step 2, 2.0000"]
 
 
 def test_a_comparison_offers_the_metric_first_where_it_ranks(tmp_path: Path) -> None:

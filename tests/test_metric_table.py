@@ -112,7 +112,7 @@ def test_a_function_and_a_row_make_a_metric_everywhere(
     assert 0 <= measured["eval/short_answers"] <= 1
     assert measured["intervals"]["eval/short_answers"]
     assert measured["settings"]["eval"]["short_answers"] == "mean over the answers of short_answers"
-    assert "<td>short answers (%)</td>" in run_report.render(RunDirectory(run))
+    assert '<th scope="row">short answers (%)</th>' in run_report.render(RunDirectory(run))
     code, text = hydratune("compare", str(run), "metric=eval/short_answers")
     assert code == 0 and "short answers" in text, text
 

@@ -28,6 +28,7 @@ def shown(outputs: Any) -> str:
     return json.dumps(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_notebook_runs(tmp_path: Path) -> None:
     cells = execute(tmp_path, "tiny")

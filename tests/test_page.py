@@ -17,6 +17,9 @@ from compared_runs import hits, write_run
 from hydratune.comparison import page
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import compare
+from hydratune.comparison.entries import is_logarithmic
+from hydratune.comparison.runs import Run
+from page_structure import check_page
 
 EVIL = "<script>window.broken = 1</script>"
 
@@ -72,6 +75,40 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_text(tmp_path: Path) -> 
     data = json.loads(packed(text, "data"))
     assert data["rows"][0]["answers"][0] == f"{EVIL}0" and len(data["runs"]) == 12
     assert packed(text, "plotly").startswith("/**\n* plotly.js")
+
+
+def test_the_page_is_well_formed_and_names_model_data_and_settings(tmp_path: Path) -> None:
+    for n, lr in enumerate((1e-3, 3e-3)):
+        run = write_run(tmp_path / "s" / str(n), loss=0.4 - n / 10, lr=lr)
+        with (run / "config.yaml").open("a") as file:
+            file.write("model: {name: Tiny}\ndata: {source: contracts}\ntrainer: {max_epochs: 2}\n")
+    found = check_page(written(tmp_path / "s")[1])
+    (title,) = [text for tags, text in found.texts if tags[-1:] == ("h1",)]
+    assert title == "Tiny on contracts, r=8, 2 epochs: lr compared"
+    sections = [own["id"] for own in found.attributes("section")]
+    assert [own["href"] for own in found.attributes("a") if own["href"][0] == "#"] == [
+        f"#{id_}" for id_ in sections
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "expected"),
+    [
+        ("optimizer.lr", [1e-3, 2e-3], True),
+        ("adapter.r", [4, 16], True),
+        ("optimizer.lr", [0.0, 1e-3], False),
+        ("optimizer.lr", [1e-3, 1e-3], False),
+        ("optimizer.weight_decay", [0.1, 0.2], False),
+        ("optimizer.weight_decay", [0.001, 0.2], True),
+        ("adapter.use_dora", [True, False], False),
+        ("optimizer.lr", ["auto", None], False),
+    ],
+)
+def test_learning_rates_and_ranks_have_logarithmic_axes(
+    key: str, values: list[object], expected: bool
+) -> None:
+    runs = [Run(Path("x"), "finished", None, {key: value}, {}) for value in values]
+    assert is_logarithmic(runs, key) is expected
 
 
 def test_the_table_has_the_values_of_the_comparison(tmp_path: Path) -> None:
@@ -212,6 +249,54 @@ def test_every_picture_is_drawn_when_it_comes_into_view(opened: Any) -> None:
         opened.locator(f"#{section}").scroll_into_view_if_needed()
         opened.wait_for_selector(f"#{plot} .scatterlayer .trace", state="attached")
     assert len(opened.query_selector_all("#curve-plot .scatterlayer .trace")) == 12
+
+
+def test_the_legend_names_every_curve_in_its_colour(opened: Any) -> None:
+    opened.locator("#curves").scroll_into_view_if_needed()
+    opened.wait_for_selector("#curve-plot .scatterlayer .trace", state="attached")
+    drawn = opened.evaluate(
+        "document.getElementById('curve-plot').data.map(t => [t.name, t.line.color])"
+    )
+    legend = opened.evaluate(
+        "[...document.querySelectorAll('#curve-legend > span')].map("
+        "e => [e.textContent, getComputedStyle(e.firstChild).borderTopColor])"
+    )
+    assert len(legend) == 12 and legend == drawn[::-1]  # the best is drawn last, on top
+    assert legend[0][0] == "#1 lr=1, r=4"
+    opened.fill("#filter", "r=8 finished")
+    opened.wait_for_function("document.querySelectorAll('#curve-legend > span').length === 6")
+
+
+def test_a_learning_rate_has_a_logarithmic_axis_and_a_rank_its_own_ticks(opened: Any) -> None:
+    opened.locator("#effects").scroll_into_view_if_needed()
+    opened.wait_for_selector("#setting-plot .scatterlayer .trace", state="attached")
+    axes = {}
+    for key in ("optimizer.lr", "adapter.r"):
+        opened.select_option("#setting-x", key)
+        axis = "document.getElementById('setting-plot').layout.xaxis"
+        axes[key] = opened.evaluate(f"[{axis}.type, [...{axis}.ticktext]]")
+    assert axes["optimizer.lr"][0] == "log" and len(axes["optimizer.lr"][1]) > 2
+    assert axes["adapter.r"] == ["log", ["4", "8"]]
+    labels = opened.eval_on_selector_all(
+        "#setting-plot .xtick text", "texts => texts.map(t => t.textContent)"
+    )
+    assert labels == ["4", "8"]
+
+
+def test_the_table_is_sorted_by_keyboard(opened: Any) -> None:
+    opened.focus("#runs th:nth-child(3) button")
+    opened.keyboard.press("Enter")
+    opened.keyboard.press("Enter")
+    assert names(opened)[0] == "11"
+    assert opened.get_attribute("#runs th:nth-child(3)", "aria-sort") == "descending"
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
+    opened.set_viewport_size({"width": width, "height": 800})
+    for section in ("effects", "parallel", "curves", "scatter", "answers"):
+        opened.locator(f"#{section}").scroll_into_view_if_needed()
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_two_runs_and_their_answers(opened: Any) -> None:

@@ -46,3 +46,12 @@ def test_jobs_of_a_pack_have_base_data_and_precision_in_common() -> None:
         configs[number].data.control = Control.shuffled_targets
     configs[1].seed = 7  # another shuffle, so other rows
     assert plan(configs, None).packs == ((0, 4), (2, 3))
+
+
+def test_jobs_of_all_sizes_of_the_training_set_share_a_pack() -> None:
+    sizes = ((0.125, 1), (0.5, 1), (0.5, 2), (1, 1))
+    configs = {
+        number: compose(f"data.train_share={share}", f"seed={seed}")
+        for number, (share, seed) in enumerate(sizes)
+    }
+    assert plan(configs, None).packs == ((0, 1, 2, 3),)

@@ -76,6 +76,7 @@ def test_nl2bash_keeps_several_answers_and_shows_addresses() -> None:
     )
 
 
+@pytest.mark.slow
 @real
 def test_cuad_split_keeps_companies_and_near_duplicates_together_and_is_stable(
     tmp_path: Path,

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from hydratune.data.report import IDS_SHOWN, render, share, verdict, write_html
+from hydratune.data.report import IDS_SHOWN, render, verdict, write_html
 from hydratune.data.report_charts import histograms, label_bars
+from hydratune.pages.filled import share
+from page_structure import check_page
 from report_cases import (
     ALLOWED_TAGS,
     HOSTILE,
@@ -162,6 +164,15 @@ def test_nothing_is_fetched_and_nothing_runs(report: dict[str, Any]) -> None:
     )
     assert policy is not None
     assert policy.startswith("default-src 'none';")
+
+
+def test_the_page_is_well_formed_and_its_title_is_what_the_data_are(report: dict[str, Any]) -> None:
+    found = check_page(render(report, "rows.csv"))
+    sections = [own["id"] for own in found.attributes("section")]
+    assert sections == ["lengths", "labels", "checks", "cleaning", "mask", "splits"]
+    page = Page(render(report, "rows.csv"))
+    assert "rows.csv: 100 rows for tiny" in page.text and "Data set report · tickets" in page.text
+    assert "tickets: 100 rows for tiny" in Page(render(report)).text
 
 
 def test_links_inside_the_page_lead_somewhere(report: dict[str, Any]) -> None:

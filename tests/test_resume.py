@@ -63,7 +63,7 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last with one row
         pytest.param(6, 1e-9, 6, ODD, marks=pytest.mark.slow),  # at the end of an epoch
         # only validations write: at the end of the first epoch
-        (8, None, 5, ("optimizer=lion", "optimizer.lr=1e-4")),
+        pytest.param(8, None, 5, ("optimizer=lion", "optimizer.lr=1e-4"), marks=pytest.mark.slow),
         pytest.param(
             5,
             1e-9,

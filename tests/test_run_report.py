@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from conftest import SMALL, edited
-from hydratune.evaluation import json_scores, run_report
+from hydratune.evaluation import json_scores, run_answers, run_report
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 
@@ -51,7 +51,7 @@ def test_the_page_of_a_run_shows_the_values_of_metrics_json(hydratune: Command, 
         and "memorisation:" in page
     )
     assert (
-        '<svg class="chart"' in page
+        '<figure class="curves">' in page
         and "trainer.max_steps=4" in page
         and "<script" not in page
         and "http" not in page.replace("http-equiv", "")
@@ -144,7 +144,9 @@ def test_answers_that_are_not_valid_say_why(hydratune: Command, tmp_path: Path) 
     run = tmp_path / "run"
     assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
     page = (run / "report.html").read_text()
-    assert page.count("<th>not valid</th><td><pre>not strict JSON: ") == 2  # of two test rows
+    assert (
+        page.count('<th scope="row">not valid</th><td><pre>not strict JSON: ') == 2
+    )  # of two test rows
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     schema = json.loads((run / "schema.json").read_text())
     lines[0]["prediction"] = lines[0]["reference"]
@@ -153,7 +155,7 @@ def test_answers_that_are_not_valid_say_why(hydratune: Command, tmp_path: Path) 
         line["scores"] = json_scores.score(line["prediction"], line["reference"], schema)
     edited(run / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     page = run_report.render(RunDirectory(run))
-    (listed,) = re.findall(r"<th>not valid</th><td><pre>(.*?)</pre>", page, re.S)
+    (listed,) = re.findall(r'<th scope="row">not valid</th><td><pre>(.*?)</pre>', page, re.S)
     errors = lines[1]["scores"]["schema_errors"]
     assert errors and html.unescape(listed).split("\n") == errors and "<b>" not in listed
 
@@ -161,4 +163,4 @@ def test_answers_that_are_not_valid_say_why(hydratune: Command, tmp_path: Path) 
 def test_a_valid_answer_and_a_text_have_no_validity_errors() -> None:
     for scores in ({"json_valid": True, "fields": {}}, {"exact_match": 0.0}, {}):
         row = cast(Prediction, {"prediction": "text", "scores": scores})
-        assert run_report.validity_errors(row) == []
+        assert run_answers.validity_errors(row) == []

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from hydratune.records.run_directory import RunDirectory
@@ -60,6 +61,7 @@ def test_a_run_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None:
     assert timer.finished.is_set() and not child.is_locked
 
 
+@pytest.mark.slow
 def test_two_drivers_share_a_study(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     with driver(folder, "hydra.sweeper.n_trials=6", "hydra.sweeper.batch=2") as first:

@@ -94,7 +94,7 @@ def free_port() -> int:
         (
             ["transformers"],
             [],
-            "-m transformers.cli.transformers serve OUT --host 127.0.0.1 --port",
+            "-m transformers.cli.transformers serve OUT --dtype float32 --host 127.0.0.1 --port",
         ),
         (["vllm", "transformers"], [], "vllm serve OUT --served-model-name out --host 127.0.0.1"),
         (["vllm", "transformers"], ["server=transformers"], "transformers serve OUT"),

@@ -1,6 +1,6 @@
 """Marked spans of texts: differences, hidden characters, quoted words, and what is cut."""
 
-from hydratune.data.spans import (
+from hydratune.pages.spans import (
     character_differences,
     named,
     occurrences,

@@ -212,11 +212,8 @@ def test_folders_without_an_adapter_for_this_model_are_refused(
     written_by_peft(tiny, start / "default", LoraConfig(r=4, target_modules=["q_proj"]))
     assert f"set model.adapter={start}/default" in refusal(hydratune, start)
     start = start / "default"
-    assert (
-        "give the base model that it was trained on"
-        in refusal(hydratune, start, "model.hidden_size=32")
-        or True
-    )
+    another_size = refusal(hydratune, start, "model.hidden_size=32")
+    assert "set model=local model.path=" in another_size
     config, weights = (
         json.loads((start / "adapter_config.json").read_text()),
         load_file(start / WEIGHTS),

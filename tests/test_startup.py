@@ -146,6 +146,7 @@ def test_garbage_is_collected_again_after_a_refusal() -> None:
     assert gc.isenabled()
 
 
+@pytest.mark.slow
 def test_bitsandbytes_works_where_peft_was_imported_without_it() -> None:
     program = """
 import sys
@@ -179,6 +180,7 @@ assert peft.helpers.bnb.functional.dequantize_4bit is bitsandbytes.functional.de
     ]
 
 
+@pytest.mark.slow
 def test_plots_and_losses_work_where_their_libraries_were_not_imported() -> None:
     pytest.importorskip("matplotlib")
     program = """

@@ -138,6 +138,7 @@ def test_broken_mirror_ends_no_run(capfd: pytest.CaptureFixture[str]) -> None:
     assert "the server [is] away" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_tensorboard_has_every_run_of_a_sweep(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     done = train(
@@ -175,6 +176,7 @@ def test_the_text_of_prompt_tuning_is_not_in_a_sent_adapter(tmp_path: Path) -> N
     assert _files_without_texts(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_no_swept_text_is_in_the_name_of_a_run_if_log_text_is_off(tmp_path: Path) -> None:
     words = ("-m", "tracking=offline", "tracking.log_text=false", "hydra.sweep.dir=s")
     done = train(tmp_path, *words, "data.system_prompt='secret one','secret two'")

@@ -116,6 +116,7 @@ def test_a_sweep_started_again_does_not_send_the_baselines_again(
     assert len(server.runs(job_type="baseline")) == 2 and len(server.runs(job_type="train")) == 3
 
 
+@pytest.mark.slow
 def test_a_run_alone_keeps_its_baselines_and_says_where_it_is(tmp_path: Path, server: Any) -> None:
     done = train(server, tmp_path, BASELINES, "hydra.run.dir=run")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -129,6 +130,7 @@ def test_a_run_alone_keeps_its_baselines_and_says_where_it_is(tmp_path: Path, se
     assert "hydra.run.dir=run" in found["args"]
 
 
+@pytest.mark.slow
 def test_the_log_of_a_failed_run_says_why(tmp_path: Path, server: Any) -> None:
     done = train(server, tmp_path, "adapter.r=9999", "hydra.run.dir=run")
     assert done.returncode == 2

@@ -92,7 +92,8 @@ def generated_tokens(model: Any, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "kind", [k if k != "both are right" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
+    "kind",
+    [k if k == "they disagree" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS],
 )
 def test_an_adapter_ends_its_answer_with_the_generation_config_beside_it(
     hydratune: Command, tmp_path: Path, tiny: Any, kind: str
@@ -127,6 +128,7 @@ def tokens(folder: Path) -> list[str]:
     return list(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["they disagree", "neither knows one"])
 def test_a_fully_fine_tuned_model_ends_its_answer(
     hydratune: Command, tmp_path: Path, tiny: Any, kind: str

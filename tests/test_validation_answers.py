@@ -40,7 +40,7 @@ def without_answers(run: Path) -> list[dict[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "prefix_tuning"])
+@pytest.mark.parametrize("adapter", ["lora", pytest.param("prefix_tuning", marks=pytest.mark.slow)])
 def test_training_is_the_same_with_and_without_it(
     hydratune: Command, tmp_path: Path, adapter: str
 ) -> None:
@@ -98,6 +98,7 @@ def test_the_last_answers_equal_the_answers_of_the_trained_model(
     assert float(last["val/nll"]) == pytest.approx(float(last["val/loss"]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_answers_are_continued_when_a_run_is_resumed(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

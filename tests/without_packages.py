@@ -28,6 +28,7 @@ DISTRIBUTIONS = {  # not needed by training, generation and packs -> their modul
     "scikit-learn": "sklearn",
     "presidio-analyzer": "presidio_analyzer",
     "lm-eval": "lm_eval",
+    "prompt-toolkit": "prompt_toolkit",
     "wandb-workspaces": "wandb_workspaces",
     "llguidance": "llguidance",
     "openai": "openai",

@@ -12,17 +12,21 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "prepare": "read, clean, check and split a data set; a report of what is in it",
+    "plan": "what a run or a sweep needs and costs, before any weight is loaded",
     "train": "fine-tune one model, or with -m a whole sweep; measure it before and after",
     "sweep": "train the trials of a W&B sweep, several at a time",
     "evaluate": "measure a finished run again, from its adapter or from its stored predictions",
     "decide": "prompt, retrieve or fine-tune? every way on the same test rows",
+    "generate": "answer the rows of a file with the model of a finished run",
+    "chat": "talk to the model of a finished run in the terminal",
     "judge": "a model reads the answers of a run, by a rubric or beside those of another",
     "export": "write a fine-tuned model for other programs, and check that it answers as before",
     "serve": "answer requests with a fine-tuned model, by a server that is installed",
     "compare": "rank the runs of a sweep (or any run directories)",
+    "doctor": "check packages, hardware, disk and accounts; what is wrong, and its remedy",
 }
 _ABOUT = {
-    "configs [GROUP]": "list the config groups and their options",
+    "configs [GROUP]": "list the config groups and their options; models can be filtered",
     "help SETTING": "explain a setting: its type, default and rule",
 }
 
@@ -32,6 +36,7 @@ examples:
   hydratune train debug=smoke                           the same in under a minute, on a toy model
   hydratune train preview=3                             see which tokens are trained, then stop
   hydratune prepare data=files data.train=my.jsonl      look at your own rows before training
+  hydratune plan data=files data.train=my.jsonl         will it fit, how long will it take?
   hydratune train data=files data.train=my.jsonl        your own rows
   hydratune train -m optimizer.lr=3e-4,1e-3 adapter.r=4,16    a sweep
   hydratune train -m sweep=learning_rate                a prepared sweep from sweeps/
@@ -64,7 +69,7 @@ def _complete(args: list[str]) -> int:
     if "query" in args[-1] and (command not in COMMANDS or line.endswith(command)):
         print(" ".join(name for name in COMMANDS if name.startswith(command)))
         return 0
-    if command == "compare":  # takes directories: the shell completes those itself
+    if command in ("compare", "doctor"):  # take no settings
         return 0
     os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1)
     from hydratune.composition import run_command
@@ -83,6 +88,11 @@ def _explain(args: Sequence[str]) -> int:
     from hydratune.errors import HydratuneError, InputError
 
     try:
+        if asked[:1] == ["model"]:
+            from hydratune.composition.model_table import print_models
+
+            print_models(asked[1:])
+            return 0
         if len(asked) > 1:
             what = "one group" if about == "configs" else "one setting"
             raise InputError(f"{' '.join(asked)}: give {what}")
@@ -145,6 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hydratune.lean_imports import load
 
         return load("hydratune.commands.compare").main(args[1:])
+    if command == "doctor":  # it works where packages are missing
+        from hydratune.doctor.command import main as examine
+
+        return examine(args[1:])
     if command == "sweep":
         return _sweep(args[1:])
     if {"-h", "--help"} & set(args[1:]):

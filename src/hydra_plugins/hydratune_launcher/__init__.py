@@ -52,9 +52,11 @@ class ProcessLauncher(Launcher):  # type: ignore[misc]  # Hydra's class is untyp
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from hydratune.sweeps.launch import launch
-
         options = self.pack_options()
+        if self.config.hydra.job.config_name == "plan":  # nothing is run
+            from hydratune.planning.sweep import plan_sweep as launch
+        else:
+            from hydratune.sweeps.launch import launch
         launch(self.hydra_context, self.config, job_overrides, initial_job_idx, options)
         return [JobReturn(overrides=list(job), status=JobStatus.COMPLETED) for job in job_overrides]
 

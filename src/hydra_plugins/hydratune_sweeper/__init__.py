@@ -96,11 +96,15 @@ class GridSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra's class is untyp
     def sweep(self, arguments: list[str]) -> Any:
         from hydratune.sweeps.launch import remove_folder_of_refused
 
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         try:
-            return super().sweep(arguments)
+            result = super().sweep(arguments)
         except Exception:
-            remove_folder_of_refused(Path(str(self.config.hydra.sweep.dir)).absolute())
+            remove_folder_of_refused(folder)
             raise
+        if self.config.hydra.job.config_name == "plan":  # nothing was run
+            remove_folder_of_refused(folder)
+        return result
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: the launcher composes and checks every job before it runs any."""
@@ -127,6 +131,11 @@ class SearchSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from hydratune import extras
 
+        if self.config.hydra.job.config_name == "plan":
+            from hydratune.planning.sweep import plan_search
+
+            plan_search(self.hydra_context, self.config, self.settings, arguments)
+            return
         extras.require("optuna", f"a search (the sampler {self.settings.get('sampler')})")
         from hydratune.sweeps.search.run import search
         from hydratune.sweeps.search.settings import SearchSettings
@@ -139,6 +148,13 @@ class WandbSweeper(SearchSweeper):
     """Runs trials of a W&B sweep, see ``hydratune.sweeps.wandb_sweep``."""
 
     def sweep(self, arguments: list[str]) -> None:
+        if self.config.hydra.job.config_name == "plan":
+            from hydratune.errors import InputError
+
+            raise InputError(
+                "the trials of a W&B sweep are known to its server alone; plan one of them, or give"
+                " the values: hydratune plan -m optimizer.lr=1e-4,1e-3"
+            )
         from hydratune.composition.problems import find_problem
         from hydratune.sweeps.wandb_sweep.run import drive
         from hydratune.sweeps.wandb_sweep.settings import WandbSweepSettings

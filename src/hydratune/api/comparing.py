@@ -70,6 +70,20 @@ class Comparison:
         return sentences.replace(f"{Path.cwd()}/", "")
 
     @property
+    def data_size(self) -> "pandas.DataFrame":
+        """What more data brought: a row for each metric and number of training rows.
+
+        ``mean`` over seeds, ``change_per_doubling`` from the next smaller size with the ends of its
+        interval and its corrected p; the row that is ``extrapolated`` is one doubling beyond the
+        largest. Empty unless runs differ in ``data.train_share`` or ``data.max_train_rows``.
+        """
+        import pandas
+
+        from hydratune.comparison.exports import data_size_records
+
+        return pandas.DataFrame(data_size_records(self._compared))
+
+    @property
     def best(self) -> Run | None:
         """The best run; None if the runs cannot be ranked."""
         best = self._compared.best

@@ -23,9 +23,12 @@ from hydratune.experiment.decision import (
     require_prompts,
 )
 from hydratune.records.files import write_json, write_text
+from hydratune.records.headline import headline_of, subject
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import DecideConfig
+from hydratune.settings.registry import flat, plain
+from hydratune.settings.secrets import mask
 
 
 def _folder_name(name: str, record: RunDirectory | None) -> str:
@@ -73,6 +76,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
         result.costs,
         evaluation,
         result.constrained,
+        mask(subject(flat(plain(settings)))) if record is None else headline_of(record),
     )
     write_text(output / "report.html", page)
     section("decision")

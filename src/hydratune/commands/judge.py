@@ -23,6 +23,7 @@ from hydratune.evaluation.judge.terminal import print_result
 from hydratune.evaluation.measures import count_cut
 from hydratune.experiment.finished_run import load_settings
 from hydratune.records.files import write_json, write_jsonl, write_text
+from hydratune.records.headline import headline_of
 from hydratune.records.predictions import Prediction
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import JudgeConfig
@@ -57,7 +58,7 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     content |= _conditions(config, budget, judgements, ours, others)
     write_jsonl(output / "judgements.jsonl", judgements)
     write_json(output / "judge.json", content)
-    page = render(record.path.name, content, judgements, ours, others or [])
+    page = render(record.path.name, content, judgements, ours, others or [], headline_of(record))
     write_text(output / "report.html", page)
     print_result(content, config.confidence)
     console.print(

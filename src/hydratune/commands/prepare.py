@@ -21,7 +21,7 @@ from hydratune.data.preview import show
 from hydratune.data.reader import Reader
 from hydratune.data.report_content import (
     MASKS_SHOWN,
-    count_tokens_with_progress,
+    count_tokens,
     first_encoded,
     refusal,
     report_content,
@@ -70,7 +70,7 @@ def run(config: PrepareConfig, record: RunDirectory) -> None:
     encoder = ChatEncoder(reader.tokenizer, reader.turn_end_ids)
     for notice in compatibility.notices(encoder):
         console.print(f"[yellow]{escape(notice)}", soft_wrap=True)
-    tokens = count_tokens_with_progress(config.data, prepared, encoder, reader)
+    tokens = count_tokens(config.data, prepared, encoder, reader)
     if encoder.text_arguments:
         console.print(f"{escape(str(config.model.name))}: {TEXT_ARGUMENTS}", soft_wrap=True)
     encoded = first_encoded(config.data, prepared, encoder, max(MASKS_SHOWN, config.preview))

@@ -12,6 +12,7 @@ from hydratune import extras, metric_table
 from hydratune.comparison import effects
 from hydratune.comparison.conditions import differing_conditions, set_aside_incomparable
 from hydratune.comparison.criterion import Criterion, default_criterion, monitored, unknown_metric
+from hydratune.comparison.data_size import SizeCurve, size_curves
 from hydratune.comparison.effects import Effect, find_effects
 from hydratune.comparison.entries import (
     Entry,
@@ -68,6 +69,7 @@ class Comparison:
     effects: tuple[Effect, ...]
     fronts: tuple[ParetoFront, ...]
     confidence: float
+    data_size: tuple[SizeCurve, ...] = ()  # of runs that differ in the number of training rows
 
     @property
     def costs(self) -> tuple[str, ...]:
@@ -182,8 +184,10 @@ def compare(
     keys = _compared_settings(runs, ranked)
     main = next((name for run in runs if (name := main_metric(run)) is not None), None)
     significance, own_effects, comparable = Significance(), list[Effect](), list[Run]()
+    curves: tuple[SizeCurve, ...] = ()
     if not why_not_ranked:
         significance = _test_entries(ranked, by, main, confidence, tests=tests)
+        curves = size_curves(ranked, _tested_metrics(by, main), confidence) if tests else ()
         own_effects, comparable = find_effects(ranked, by, confidence), list(runs)
     return Comparison(
         by,
@@ -200,6 +204,7 @@ def compare(
         tuple(own_effects),
         tuple(pareto_fronts(comparable, by, pareto)),
         confidence,
+        curves,
     )
 
 
@@ -232,12 +237,23 @@ def _test_entries(
     if len(ranked) < 2:
         return Significance()
     criterion = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else None
-    names: list[str | None] = [criterion or main, "nll"]
-    if by.metric.startswith(f"{VALIDATION}/") and by.metric != LOSS:
+    if _is_of_validation_answers(by):
         criterion = by.metric
-        names = [criterion, *names]
-    tested = [name for name in dict.fromkeys(names) if name] if tests else []
+    tested = _tested_metrics(by, main) if tests else []
     return compare_with_best(ranked, tested, confidence, criterion=criterion)
+
+
+def _is_of_validation_answers(by: Criterion) -> bool:
+    return by.metric.startswith(f"{VALIDATION}/") and by.metric != LOSS
+
+
+def _tested_metrics(by: Criterion, main: str | None) -> list[str]:
+    """Return the metrics that are tested over rows, as ``ties`` names them."""
+    criterion = by.metric.removeprefix("eval/") if by.metric.startswith("eval/") else None
+    names: list[str | None] = [criterion or main, "nll"]
+    if _is_of_validation_answers(by):
+        names = [by.metric, *names]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _metrics_beside(runs: Sequence[Run], by: Criterion, main: str | None) -> list[str]:

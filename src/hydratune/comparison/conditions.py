@@ -14,6 +14,8 @@ from hydratune.wording import noun_for
 _MOST_NAMES = 3  # of runs in a sentence
 _MOST_VALUES = 3  # of a condition in a sentence
 _MOST_SETTINGS = 2  # of the data in a reason
+# settings that give runs different numbers of training rows
+SIZE_SETTINGS = ("data.train_share", "data.max_train_rows")
 _NOT_THE_ROWS = ("data.batch_size", "data.schema_file")  # settings of data that change no row
 _LONGEST_VALUE = 24  # letters
 _HASH_LENGTH = 8  # letters of a hash that are shown
@@ -174,9 +176,15 @@ def differing_conditions(runs: Sequence[Run]) -> list[str]:
     for name in packages:
         values[name] = [nested_value(run.environment, "versions", name) for run in runs]
     for split, name in (("train", "the training rows"), ("test", "the test rows")):
-        values[name] = [nested_value(run.data, "splits", split, "hash") for run in runs]
+        if split == "test" or not _vary_in_size(runs):  # then they are to differ
+            values[name] = [nested_value(run.data, "splits", split, "hash") for run in runs]
     sentences = [_difference(name, own, runs) for name, own in values.items()]
     return [sentence for sentence in sentences if sentence is not None]
+
+
+def _vary_in_size(runs: Sequence[Run]) -> bool:
+    """Return whether the settings of runs give them different numbers of training rows."""
+    return any(len({canonical(run.settings.get(key)) for run in runs}) > 1 for key in SIZE_SETTINGS)
 
 
 def _difference(condition: str, values: Sequence[object], runs: Sequence[Run]) -> str | None:

@@ -15,6 +15,7 @@ from hydratune.settings.monitor import LOSS
 
 _IGNORED = ("name", "preview", "resume", "tracking")  # settings, and a group, not to be compared
 _SHOWN_FIRST = ("optimizer", "adapter", "trainer")  # groups of settings
+_BY_FACTORS = ("lr", "r")  # last parts of settings that are chosen by factors
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,19 @@ def varying_settings(runs: Sequence[Run]) -> list[str]:
 
 def _is_compared(key: str) -> bool:
     return key.split(".")[0] not in _IGNORED
+
+
+def is_logarithmic(runs: Sequence[Run], key: str) -> bool:
+    """Return whether a setting suits a logarithmic axis.
+
+    So do learning rates and ranks, which are chosen by factors, and positive numbers of which the
+    largest is ten times the least.
+    """
+    values = [run.settings.get(key) for run in runs]
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if not numbers or not 0 < min(numbers) < max(numbers) < math.inf:
+        return False
+    return key.rpartition(".")[2] in _BY_FACTORS or max(numbers) / min(numbers) >= 10
 
 
 def describe_settings(entry: Entry, keys: Sequence[str]) -> str:

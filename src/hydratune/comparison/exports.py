@@ -3,10 +3,13 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.data_size import MetricBySize, SizeCurve
+from hydratune.comparison.data_size_verdict import answer
 from hydratune.comparison.entries import Entry, score_of, varying_settings
 from hydratune.comparison.pictures import FORMATS, draw_pictures
 from hydratune.comparison.runs import Run
@@ -14,7 +17,7 @@ from hydratune.comparison.ties import PairedTest
 from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import InputError
 from hydratune.metric_format import heading, mean_and_spread, with_interval
-from hydratune.records.files import atomic, write_text
+from hydratune.records.files import atomic, write_json, write_text
 
 TABLES = ("csv", "parquet", "markdown", "latex")
 KINDS = (*TABLES, *FORMATS)
@@ -39,7 +42,13 @@ def write(compared: Comparison, folder: Path, kinds: Sequence[str]) -> list[Path
     """
     files: list[Path] = []
     if "csv" in kinds:
-        files.append(_write_text(folder / "runs.csv", _csv(compared)))
+        files.append(_write_text(folder / "runs.csv", _csv(records(compared))))
+        if compared.data_size:
+            sizes = data_size_records(compared)
+            files.append(_write_text(folder / "data_size.csv", _csv(sizes)))
+            json_file = folder / "data_size.json"
+            write_json(json_file, sizes)
+            files.append(json_file)
     if "parquet" in kinds:
         files.append(_write_parquet(folder / "runs.parquet", compared))
     if "markdown" in kinds:
@@ -101,8 +110,7 @@ def _test_columns(name: str, test: PairedTest) -> ExportRow:
     }
 
 
-def _csv(compared: Comparison) -> str:
-    rows = records(compared)
+def _csv(rows: Sequence[ExportRow]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -120,6 +128,69 @@ def _write_parquet(file: Path, compared: Comparison) -> Path:
     with atomic(file) as stream:
         pyarrow.parquet.write_table(pyarrow.table(columns), stream)
     return file
+
+
+# ------------------------------------------------------------------- one row a size and metric
+def data_size_records(compared: Comparison) -> list[ExportRow]:
+    """Return a record for each curve, metric and number of training rows, and for the size to
+    which it was extrapolated; changes are from the next smaller size, for one doubling.
+    """
+    return [
+        record
+        for number, curve in enumerate(compared.data_size, 1)
+        for metric in curve.metrics
+        for record in _size_records(number, curve, metric)
+    ]
+
+
+def _size_records(number: int, curve: SizeCurve, metric: MetricBySize) -> Iterator[ExportRow]:
+    """Yield the records of one metric of one curve."""
+    for position, rows in enumerate(curve.rows):
+        values = metric.values[position]
+        mean_low, mean_high = metric.intervals[position] or (None, None)
+        record: ExportRow = {
+            "curve": number,
+            "metric": metric.key,
+            "training_rows": rows,
+            "extrapolated": False,
+            "runs": len(values),
+            "optimizer_steps": curve.steps[position] or None,
+            "mean": statistics.fmean(values),
+            "mean/low": mean_low,
+            "mean/high": mean_high,
+            "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        }
+        step = metric.steps[position - 1] if position else None
+        change, share = (step.difference, 1 / step.doublings) if step else (None, 1.0)
+        low, high = (change.interval if change else None) or (None, None)
+        yield record | {
+            "change_per_doubling": change.value * share if change else None,
+            "change_per_doubling/low": None if low is None else low * share,
+            "change_per_doubling/high": None if high is None else high * share,
+            "change_per_doubling/p": change.p if change else None,
+            "answer": answer(metric).value if position == len(curve.rows) - 1 else None,
+        }
+    if metric.trend is not None:
+        change_to, value_to = metric.trend.next_change, metric.trend.next_value
+        low, high = change_to.interval or (None, None)
+        mean_low, mean_high = value_to.interval or (None, None)
+        yield {
+            "curve": number,
+            "metric": metric.key,
+            "training_rows": 2 * curve.rows[-1],
+            "extrapolated": True,
+            "runs": 0,
+            "optimizer_steps": None,
+            "mean": value_to.value,
+            "mean/low": mean_low,
+            "mean/high": mean_high,
+            "standard_deviation": None,
+            "change_per_doubling": change_to.value,
+            "change_per_doubling/low": low,
+            "change_per_doubling/high": high,
+            "change_per_doubling/p": change_to.p,
+            "answer": None,
+        }
 
 
 def _column(values: Sequence[object]) -> list[float | None] | list[str | None]:

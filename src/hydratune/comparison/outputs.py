@@ -7,12 +7,14 @@ from pathlib import Path
 from rich.markup import escape
 
 from hydratune import extras
+from hydratune.comparison import data_size_verdict
 from hydratune.comparison.collect import collect_runs
 from hydratune.comparison.comparison import Comparison, compare
 from hydratune.comparison.pictures import FORMATS
 from hydratune.comparison.terminal import tables
 from hydratune.comparison.verdict import verdict
 from hydratune.console import console, relative_path
+from hydratune.records.measured_sizes import write_measured
 from hydratune.wording import counted, noun_for
 
 log = logging.getLogger(__name__)
@@ -30,10 +32,22 @@ def end_of_sweep(folder: Path, names: Collection[str], *, best: bool = True) -> 
         console.print(f"[yellow]note: {escape(note)}", soft_wrap=True)
     for table in tables(compared):
         console.print(table)
+    _keep_measured_sizes(compared, folder)
     try:
         write_page(compared, folder / "comparison", folder.name)
     except Exception:  # the page must not make a sweep fail
         log.exception("the page of the comparison could not be written")
+
+
+def _keep_measured_sizes(compared: Comparison, folder: Path) -> None:
+    """Keep what more rows brought for the data reports of the same data set."""
+    if len(compared.data_size) != 1:
+        return
+    curve = compared.data_size[0]
+    data = {str(run.data.get("prepared")) for entry in curve.entries for run in entry.finished}
+    if len(data) == 1:
+        sentence = data_size_verdict.heading(compared, curve).rstrip(".")
+        write_measured(data.pop(), f"{sentence}, by {curve.model}", relative_path(folder))
 
 
 def write_page(compared: Comparison, folder: Path, name: str) -> None:

@@ -10,23 +10,22 @@ import functools
 import gzip
 import json
 from collections.abc import Sequence
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from hydratune import extras
+from hydratune.comparison import data_size_verdict
 from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.data_size_chart import charts
 from hydratune.comparison.formatting import format_p
 from hydratune.comparison.page_data import PageData, page_data
 from hydratune.comparison.ties import metric_key
-from hydratune.comparison.verdict import describe_difference, verdict
+from hydratune.comparison.verdict import describe_difference, headline_of_runs, verdict
 from hydratune.metric_format import heading, with_interval
+from hydratune.pages.filled import fill
 from hydratune.records.files import write_text
-from hydratune.wording import counted
-
-_TEMPLATES = Path(__file__).parent
 
 
 def write(compared: Comparison, file: Path, name: str) -> int:
@@ -46,37 +45,27 @@ def render(compared: Comparison, name: str, folder: Path) -> str:
     ``folder`` is where it will lie: links to files of runs are relative to it.
     """
     data = page_data(compared, folder)
-    template = _environment().get_template("page.html.j2")
-    return template.render(
-        name=name,
-        compared=compared,
-        lines=verdict(compared),
-        rows=data["runs"],
-        table_metrics=_table_metrics(compared, data),
-        settings=[{"key": key, "short": compared.short_names[key]} for key in data["settings"]],
-        objective=data["objective"],
-        curves=data["curves"],
-        describe_difference=describe_difference,
-        titles={name: heading(metric_key(name)) for name in compared.tested_metrics},
-        format_p=format_p,
-        format_metric=with_interval,
-        data=_compress(json.dumps(data, ensure_ascii=False, allow_nan=False)),
-        plotly=_plotly(),
-    )
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["raw"] = lambda part: (_TEMPLATES / part).read_text("utf-8")
-    environment.globals["counted"] = counted
-    return environment
+    values = {
+        "name": name,
+        "title": headline_of_runs(compared) or name,
+        "compared": compared,
+        "lines": verdict(compared),
+        "look": "warn" if compared.best is None else "fit",
+        "rows": data["runs"],
+        "table_metrics": _table_metrics(compared, data),
+        "settings": [{"key": key, "short": compared.short_names[key]} for key in data["settings"]],
+        "objective": data["objective"],
+        "curves": data["curves"],
+        "describe_difference": describe_difference,
+        "titles": {name: heading(metric_key(name)) for name in compared.tested_metrics},
+        "format_p": format_p,
+        "format_metric": with_interval,
+        "data_size": data_size_verdict,
+        "data_size_charts": charts,
+        "data": _compress(json.dumps(data, ensure_ascii=False, allow_nan=False)),
+        "plotly": _plotly(),
+    }
+    return fill("comparison.html.j2", values)
 
 
 def _table_metrics(compared: Comparison, data: PageData) -> Sequence[object]:
@@ -85,12 +74,12 @@ def _table_metrics(compared: Comparison, data: PageData) -> Sequence[object]:
     return [metric for metric in data["metrics"] if metric["key"] in shown]
 
 
-def _compress(text: str) -> str:
+def _compress(text: str) -> Markup:
     """Return text compressed and in base64: a quarter of its size, and no character of markup."""
     content = text.encode("utf-8", errors="backslashreplace")
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    return Markup(base64.b64encode(gzip.compress(content, 9, mtime=0)).decode())
 
 
 @functools.cache
-def _plotly() -> str:
+def _plotly() -> Markup:
     return _compress((files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8"))

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.criterion import monitored
-from hydratune.comparison.entries import score_of, varying_settings
+from hydratune.comparison.entries import is_logarithmic, score_of, varying_settings
 from hydratune.comparison.runs import Run
 from hydratune.comparison.verdict import describe_outcome, describe_score, describe_state
 from hydratune.errors import RunError
@@ -101,6 +101,7 @@ class PageData(AnswerData):
     objective: MetricData
     metrics: list[MetricData]
     settings: list[str]
+    logarithmic: list[str]  # settings whose axis is logarithmic
     curves: list[CurveData]
     short: dict[str, str]
     runs: list[RunData]
@@ -120,6 +121,7 @@ def page_data(compared: Comparison, folder: Path) -> PageData:
         objective=objective,
         metrics=[_metric_data(name, lower=lower_is_better(name)) for name in names],
         settings=settings,
+        logarithmic=[key for key in settings if is_logarithmic(runs, key)],
         curves=curves,
         short=compared.short_names,
         runs=[

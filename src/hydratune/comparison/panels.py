@@ -3,11 +3,10 @@
 Metrics are named as in metrics.json, which is how the summary of a W&B run has them.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydratune.comparison.comparison import Comparison
-from hydratune.comparison.runs import Run
+from hydratune.comparison.entries import is_logarithmic
 from hydratune.metric_table import OBJECTIVE, title
 from hydratune.settings.monitor import LOSS
 
@@ -68,7 +67,7 @@ def _overview(compared: Comparison) -> "list[Panel]":
         reports.ParallelCoordinatesPlotColumn(
             reports.Config(key),
             display_name=compared.short_names[key],
-            log=_is_logarithmic(compared.runs, key),
+            log=is_logarithmic(compared.runs, key),
         )
         for key in compared.keys
     ]
@@ -117,7 +116,7 @@ def _scatters(compared: Comparison) -> "list[Panel]":
     ]
     plots = [
         {"x": reports.Config(key), "y": metric, "title": key}
-        | {"log_x": _is_logarithmic(compared.runs, key)}
+        | {"log_x": is_logarithmic(compared.runs, key)}
         for key in numeric[:_MOST_SETTINGS]
     ]
     plots += [
@@ -131,13 +130,6 @@ def _scatters(compared: Comparison) -> "list[Panel]":
         layout = _layout(_HALF * column, _SCATTERS_AT + _ROW * row, _HALF, _ROW)
         panels.append(reports.ScatterPlot(**plot, layout=layout))
     return panels
-
-
-def _is_logarithmic(runs: Sequence[Run], key: str) -> bool:
-    """Return whether the values of a setting suit a logarithmic axis."""
-    values = [run.settings.get(key) for run in runs]
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    return bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) >= 10
 
 
 def _layout(x: int, y: int, width: int, height: int) -> "Layout":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hydratune import extras
 from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.data_size import MetricBySize
 from hydratune.comparison.effects import Effect
 from hydratune.comparison.entries import Entry
 from hydratune.comparison.runs import Run
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg")
 _MOST_CURVES = 12
 _MOST_SETTINGS = 4
+_MOST_SIZE_METRICS = 3
 
 
 def draw_pictures(compared: Comparison, folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Draw learning curves, the effects of settings and a trade-off; return the files.
+    """Draw learning curves, effects of settings, a trade-off, and what more data brought; return
+    the files.
 
     A picture without data is not written. Raises ``InputError`` if matplotlib is not installed.
     """
@@ -33,6 +36,7 @@ def draw_pictures(compared: Comparison, folder: Path, formats: Sequence[str]) ->
         "curves": _draw_curves,
         "settings": _draw_settings,
         "tradeoff": _draw_front,
+        "data_size": _draw_sizes,
     }
     files = []
     for name, draw in drawings.items():
@@ -145,6 +149,49 @@ def _draw_point(axes: "Axes", run: Run, x: str, y: str) -> None:
     x_error, y_error = errors
     axes.errorbar(*at, xerr=x_error, yerr=y_error, fmt="o", color="C0", capsize=2, markersize=5)
     axes.annotate(run.name, at, textcoords="offset points", xytext=(5, 4), fontsize=7)
+
+
+def _draw_sizes(figure: "Figure", compared: Comparison) -> bool:
+    """Draw the metrics of the first curve by the number of training rows."""
+    if not compared.data_size:
+        return False
+    curve = compared.data_size[0]
+    metrics = curve.metrics[:_MOST_SIZE_METRICS]
+    figure.set_size_inches(3.4 * len(metrics), 3.0)
+    grid = figure.subplots(1, len(metrics), squeeze=False)
+    for axes, metric in zip(grid[0], metrics, strict=True):
+        _draw_size_metric(axes, metric, curve.rows)
+    return True
+
+
+def _draw_size_metric(axes: "Axes", metric: MetricBySize, rows: Sequence[int]) -> None:
+    factor, sizes = scale(metric.key), list(rows)
+    for size, own in zip(rows, metric.values, strict=True):
+        axes.plot([size] * len(own), [factor * v for v in own], "o", color="0.6", markersize=3)
+    means = [factor * mean for mean in metric.means]
+    edges = [
+        interval or (mean,) * 2
+        for interval, mean in zip(metric.intervals, metric.means, strict=True)
+    ]
+    halves = [
+        [abs(mean - factor * own[side]) for mean, own in zip(means, edges, strict=True)]
+        for side in (0, 1)
+    ]
+    axes.errorbar(rows, means, yerr=halves, fmt="o-", color="C0", capsize=3, markersize=5)
+    after = metric.trend.next_value if metric.trend is not None else None
+    if after is not None:
+        sizes.append(2 * rows[-1])
+        at = factor * after.value
+        low, high = after.interval or (after.value,) * 2
+        own_halves = [[at - factor * low], [factor * high - at]]
+        axes.plot(sizes[-2:], [means[-1], at], "--", color="C0")
+        axes.errorbar(
+            [sizes[-1]], [at], yerr=own_halves, fmt="o", mfc="white", color="C0", capsize=3
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set(xlabel="training rows", title=heading(metric.key))
+    _style(axes)
 
 
 def _style(axes: "Axes") -> None:

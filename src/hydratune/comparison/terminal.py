@@ -12,6 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from hydratune.comparison.comparison import Comparison
+from hydratune.comparison.data_size import SizeCurve
+from hydratune.comparison.data_size_verdict import NO_RUNS, table_rows
 from hydratune.comparison.effects import Effect, SettingValue
 from hydratune.comparison.entries import Entry, score_of
 from hydratune.comparison.formatting import format_list, format_p, format_value
@@ -78,10 +80,16 @@ class _Column:
 
 
 def tables(compared: Comparison) -> list[Table]:
-    """Return the ranking, then what entries measured and cost, and how they differ from the best.
+    """Return the ranking, then what entries measured and cost, how they differ from the best, and
+    what each size of the training set reached.
 
-    One table if it is narrow enough, else several with as many columns as the terminal is wide.
+    The first three in one table if it is narrow enough, else in several with as many columns as
+    the terminal is wide.
     """
+    return [*_ranking_tables(compared), *map(data_size_table, compared.data_size)]
+
+
+def _ranking_tables(compared: Comparison) -> list[Table]:
     whole = ranking_table(compared)
     if not compared.paired_tests and _width(whole).maximum <= console.width:
         return [whole]
@@ -314,7 +322,20 @@ def _total_cost(runs: Sequence[Run], cost: str) -> str:
     return written(cost, together(values) if values else None)
 
 
-# ------------------------------------------------------------------------------- effects and fronts
+# -------------------------------------------------------- the training set, effects and fronts
+def data_size_table(curve: SizeCurve) -> Table:
+    """Return a row for each number of training rows, and one for the extrapolated number."""
+    headings, rows = table_rows(curve)
+    table = _new_table(
+        "by training rows, mean ± standard deviation over seeds; corrected for all doublings"
+    )
+    for number, name in enumerate(headings):
+        table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row), style="dim" if row[2] == NO_RUNS else "")
+    return table
+
+
 def effect_table(effects: Sequence[Effect], compared: Comparison) -> Table:
     """Return the means by value, the rank correlation and the importance of settings."""
     percent = f"{100 * compared.confidence:.4g} %"

@@ -1,5 +1,6 @@
 """What a comparison concludes, in sentences and in the words of its tables."""
 
+from hydratune.comparison import data_size_verdict
 from hydratune.comparison.comparison import Comparison
 from hydratune.comparison.criterion import Criterion
 from hydratune.comparison.entries import Entry, score_of
@@ -30,7 +31,8 @@ _MOST_SETTINGS = 4  # of the best run, besides those of the headline
 
 
 def verdict(compared: Comparison) -> list[str]:
-    """Return the conclusion: the best run, and what is statistically indistinguishable from it.
+    """Return the conclusion: the best run, what is statistically indistinguishable from it, and
+    what more data would bring.
 
     Empty if no run finished.
     """
@@ -40,7 +42,25 @@ def verdict(compared: Comparison) -> list[str]:
         return []
     set_aside = [compared.set_aside] if compared.set_aside else []
     others = [*_by_seeds(compared), *_better_on_rows(compared), *_by_rows(compared)]
-    return [_best(compared), *set_aside, *others]
+    return [_best(compared), *set_aside, *others, *data_size_verdict.sentences(compared)]
+
+
+def headline_of_runs(compared: Comparison) -> str:
+    """Return "MODEL on DATA, lora, 2 epochs: lr and r compared", with what all runs share.
+
+    Empty if nothing of it was recorded.
+    """
+    recorded = [run.settings for run in compared.runs if run.settings]
+    first = recorded[0] if recorded else {}
+    same = {key: first[key] for key in first if all(s.get(key) == first[key] for s in recorded)}
+    names = [compared.short_names[key] for key in compared.keys]
+    varied = format_list(names, _MOST_SETTINGS)
+    if len(names) in (2, 3):
+        varied = f"{', '.join(names[:-1])} and {names[-1]}"
+    shared = headline(same)
+    if not varied:
+        return mask(shared)
+    return mask(f"{shared}: {varied} compared" if shared else f"{varied} compared")
 
 
 def criterion_title(compared: Comparison) -> str:

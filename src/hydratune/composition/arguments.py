@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 
 from hydratune.composition.hydra_settings import RUN_FOLDERS, hydra_problems, sweep_problems
 from hydratune.composition.package_options import option_names
-from hydratune.composition.resolvers import CONF
+from hydratune.composition.resolvers import shipped_options
 from hydratune.composition.separators import refuse_separators
 from hydratune.composition.suggestions import nearest_option, written
 from hydratune.errors import ConfigError, InputError, Problem
@@ -169,7 +169,7 @@ def repeated_settings(settings: Sequence[str]) -> Iterator[str]:
 def _group_problems(override: Override, setting: str, command: str) -> Iterator[Problem]:
     """Yield what is wrong with the choice of an option of a config group."""
     group, typed = override.key_or_group, setting.partition("=")[2]
-    shipped = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    shipped = shipped_options(group)
     brought = option_names(group)
     options = sorted({*shipped, *brought})
     listed = f"options: {', '.join(options)}"

@@ -22,6 +22,7 @@ from hydratune.composition.arguments import (
     read_arguments,
     repeated_settings,
 )
+from hydratune.composition.hydra_settings import OF_SWEEPS
 from hydratune.composition.mappings import schema_problem
 from hydratune.composition.problems import explain
 from hydratune.composition.resolvers import CONF, register
@@ -72,7 +73,7 @@ def _read(command: str, args: Sequence[str]) -> list[str]:
         for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
             check_yaml(file)
     is_sweep = "-m" in arguments.flags or "--multirun" in arguments.flags
-    if is_sweep and command != "train":
+    if is_sweep and command not in OF_SWEEPS:
         raise InputError("this command runs once; for a sweep use hydratune train -m")
     shows = flag_that_shows(arguments.flags) is not None
     checked = check_settings(arguments.settings, command, is_sweep=is_sweep, shows=shows)

@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from hydratune.composition.package_options import option_names
-from hydratune.composition.resolvers import CONF, register
+from hydratune.composition.resolvers import CONF, register, shipped_options
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.reference import Setting, settings_of
 from hydratune.settings.registry import all_variants, import_packages
@@ -57,8 +57,7 @@ def _lines(command: str, summary: str, composed: DictConfig, width: int) -> Iter
 
 
 def _group_row(group: str) -> tuple[str, str]:
-    shipped = {file.stem for file in (CONF / group).glob("*.yaml")}
-    return f"{group}=", "  ".join(sorted({*shipped, *option_names(group)}))
+    return f"{group}=", "  ".join(sorted({*shipped_options(group), *option_names(group)}))
 
 
 def _group_rows(group: str, composed: DictConfig) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from hydratune.errors import Problem
 from hydratune.settings.commands import COMMANDS
 
 LAUNCHERS = ("pack", "process")  # those of hydra_plugins.hydratune_launcher
+OF_SWEEPS = ("train", "plan")  # commands that take -m
 RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 _OF_SWEEPS = ("hydra.launcher", "hydra.sweeper", "hydra.sweep.")
 
@@ -89,7 +90,7 @@ def sweep_problems(override: Override, setting: str, command: str) -> Iterator[P
 def fix_of_sweep(setting: str, command: str, *, search: bool = False) -> str:
     """Return what is typed for a sweep over the values of ``setting``; ``search``: at random."""
     is_of_sweeps = setting.replace("/", ".").startswith(_OF_SWEEPS)
-    if command != "train":
+    if command not in OF_SWEEPS:
         return (
             f"hydratune {command} runs once: {'leave it out' if is_of_sweeps else 'give one value'}"
         )

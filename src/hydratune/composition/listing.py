@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydratune.composition.package_options import option_names
-from hydratune.composition.resolvers import CONF, register
+from hydratune.composition.resolvers import CONF, register, shipped_options
 from hydratune.composition.suggestions import nearest_setting
 from hydratune.composition.value_types import declared_type, enums_in
 from hydratune.errors import InputError
+from hydratune.models.catalogue.entries import models
 from hydratune.settings import packages
 from hydratune.settings.commands import COMMANDS, TrainConfig
 from hydratune.settings.reference import Setting, settings_of
@@ -40,7 +41,11 @@ def groups() -> list[str]:
 
 def options(group: str) -> list[tuple[str, str]]:
     """Return the options of a group, each with what it is."""
-    shipped = [(file.stem, describe_option(file)) for file in sorted((CONF / group).glob("*.yaml"))]
+    files = {name: CONF / group / f"{name}.yaml" for name in shipped_options(group)}
+    shipped = [
+        (name, describe_option(file) if file.is_file() else models()[name].describe())
+        for name, file in files.items()
+    ]
     brought = [(name, packages.owner(group, name)) for name in option_names(group)]
     return [*shipped, *brought]
 

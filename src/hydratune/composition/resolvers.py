@@ -8,9 +8,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from hydra_plugins import hydratune_sweeper
-from hydratune.composition import package_options, schemas
+from hydratune.composition import catalogue_options, package_options, schemas
 from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
+from hydratune.models.catalogue.entries import models
 
 _FOLDERS = (Path(__file__).parents[3] / "conf", Path(__file__).parents[1] / "conf")
 # beside src/ in a clone, inside the package in a wheel
@@ -24,6 +25,7 @@ def register() -> None:
     schemas.register()
     hydratune_sweeper.register()
     package_options.register()
+    catalogue_options.register()
     resolvers: dict[str, Callable[..., object]] = {
         "run_name": run_name,
         "path_name": lambda path: Path(str(path)).name or "model",
@@ -33,6 +35,14 @@ def register() -> None:
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def shipped_options(group: str) -> list[str]:
+    """Return the options of a config group that hydratune has: its files, and for ``model`` the
+    catalogue.
+    """
+    files = {file.stem for file in (CONF / group).glob("*.yaml")}
+    return sorted(files | set(models() if group == catalogue_options.GROUP else ()))
 
 
 def run_name(name: str | None, data: str) -> str:

@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cache
 from typing import Protocol
 
-from hydratune.composition.resolvers import CONF
+from hydratune.composition.resolvers import CONF, shipped_options
 from hydratune.composition.value_types import (
     SHOW_LAUNCHER,
     SHOW_SETTINGS,
@@ -135,7 +135,7 @@ def written(name: str, command: str, value: str | None = None) -> str:
     The name may be the end of its key, what another tool calls it, or that of a config group.
     """
     if name in _groups_of_files():
-        options = sorted(file.stem for file in (CONF / name).glob("*.yaml"))
+        options = shipped_options(name)
         if value is None:
             return f"{name}={options[0]} (options: {', '.join(options)})"
     elif issubclass(COMMANDS[command], TrainConfig):

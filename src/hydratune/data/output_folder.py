@@ -17,6 +17,7 @@ from hydratune.data.rows import SPLIT_NAMES
 from hydratune.data.sources.prepared import PreparedData
 from hydratune.errors import ConfigError, InputError, Problem, RunError
 from hydratune.records.files import read_json, write_json
+from hydratune.records.headline import data_name
 from hydratune.settings.commands import PrepareConfig
 from hydratune.settings.data import DataConfig
 from hydratune.settings.overrides import as_typed
@@ -122,7 +123,7 @@ def write_result(
             report |= write_prepared(prepared, folder, config.data)
         report[_ORIGIN] = _origin(config.data)
         write_json(folder / REPORT_FILE, report)
-        write_html(folder / "report.html", report)
+        write_html(folder / "report.html", report, data_name(config.data))
     except OSError as error:
         raise _cannot_write(folder, error) from error
 

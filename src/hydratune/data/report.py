@@ -2,27 +2,23 @@
 data set is fit for training.
 
 The functions here turn the report into plain values: sentences and spans of text. Coordinates are
-in ``report_charts``. ``report.html.j2`` lays them out, and only its autoescape makes HTML of texts.
-The page loads nothing and runs nothing.
+in ``report_charts``. ``pages/templates/data_report.html.j2`` lays them out, and only its autoescape
+makes HTML of texts. The page loads nothing and runs nothing.
 """
 
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from hydratune.data.quality.findings import CheckReport, describe_check, format_splits
 from hydratune.data.quality.skipped import describe_skipped
 from hydratune.data.report_charts import histograms, label_bars, strip
 from hydratune.data.report_content import Report
-from hydratune.data.spans import (
+from hydratune.pages.filled import fill
+from hydratune.pages.spans import (
     Span,
     character_differences,
-    named,
     occurrences,
     shortened,
     spans,
@@ -33,23 +29,25 @@ from hydratune.settings.data import Level
 from hydratune.wording import counted
 
 IDS_SHOWN = 50  # of one finding
-_SHOWN_TEXT, _SHOWN_PIECE, _SHOWN_ID = 1_200, 4_000, 160  # characters
+_SHOWN_TEXT, _SHOWN_PIECE = 1_200, 4_000  # characters
 # Checks whose notes quote the text.
 _QUOTING = ("ungrounded", "rendered", "refusals", "template_tokens")
 
 
-def write_html(path: Path, report: Report) -> None:
+def write_html(path: Path, report: Report, title: str = "") -> None:
     """Write one file without scripts, links or anything from elsewhere.
 
-    The same report gives the same bytes. Raises ``RunError``.
+    ``title``: what the data are; the name of the report if that is not known. The same report gives
+    the same bytes. Raises ``RunError``.
     """
-    write_text(path, render(report))
+    write_text(path, render(report, title))
 
 
-def render(report: Report) -> str:
-    """Return the page."""
+def render(report: Report, title: str = "") -> str:
+    """Return the page. ``title`` as in ``write_html``."""
     checks = in_order(report["checks"])
     values = {
+        "title": title or report["name"],
         "verdict": verdict(checks),
         "totals": totals(report),
         "longest": max(split["quantiles"]["100"] for split in report["tokens"]["splits"].values()),
@@ -63,44 +61,7 @@ def render(report: Report) -> str:
         "idle": repairs_without_effect(report["cleaning"]),
         "masked": [shown_mask(row) for row in report["mask"]],
     }
-    return _environment().get_template("report.html.j2").render(report=report, **values)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "n": "{:,}".format,
-        "share": share,
-        "spans": spans,
-        "short": lambda text: shortened(str(text), _SHOWN_ID),
-    }
-    return environment
-
-
-def _printable(value: object) -> object:
-    """Name the hidden characters in a printed text.
-
-    Markup comes from the template itself, and its texts went through here.
-    """
-    return named(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def share(part: float, whole: float) -> str:
-    """Return ``part`` in per cent of ``whole``."""
-    if not whole:
-        return "–"
-    percent = 100 * part / whole
-    if percent >= 10 or percent == 0:
-        return f"{percent:.0f} %"
-    return f"{percent:.1f} %" if percent >= 0.1 else "< 0.1 %"
+    return fill("data_report.html.j2", {"report": report, **values})
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ some rows.
 ``report.json`` stores it, ``report`` makes it a page, ``report_tables`` prints it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, Protocol
 
@@ -16,8 +16,10 @@ from hydratune.data.prepared import Prepared
 from hydratune.data.preview import pieces
 from hydratune.data.quality.findings import refusals
 from hydratune.data.rows import SPLIT_NAMES, Row, with_system
+from hydratune.data.token_cache import check_once
 from hydratune.data.tokens import TokenCheck
 from hydratune.errors import DataError
+from hydratune.records.measured_sizes import read_measured
 from hydratune.settings.data import DataConfig
 
 MASKS_SHOWN = 5  # rows whose loss mask is in the report
@@ -39,31 +41,23 @@ class ModelSizes(Protocol):
 
 
 def count_tokens(
-    data: DataConfig,
-    prepared: Prepared,
-    encoder: ChatEncoder,
-    sizes: ModelSizes,
-    advance: Callable[[int], None] = lambda rows: None,
+    data: DataConfig, prepared: Prepared, encoder: ChatEncoder, sizes: ModelSizes
 ) -> TokenCheck:
     """Count the tokens of every row of every split, before any is cut or dropped for its length.
 
-    ``advance`` is called with the number of rows that were counted.
+    Shows progress for a large data set. What was counted once is taken from the cache.
     """
+
+    def count(check: TokenCheck) -> None:
+        rows = sum(map(prepared.row_count, SPLIT_NAMES))
+        quiet = rows < _SHOW_PROGRESS
+        with progress("counting tokens, checking masks", rows, "rows", quiet=quiet) as ticker:
+            for name in SPLIT_NAMES:
+                split = (with_system(row, data.system_prompt) for row in prepared.rows(name))
+                check.split(name, split, lambda n: ticker.advance(n, n))
+
     check = TokenCheck(encoder, data, sizes.context_window, sizes.embeddings)
-    for name in SPLIT_NAMES:
-        rows = (with_system(row, data.system_prompt) for row in prepared.rows(name))
-        check.split(name, rows, advance)
-    return check
-
-
-def count_tokens_with_progress(
-    data: DataConfig, prepared: Prepared, encoder: ChatEncoder, sizes: ModelSizes
-) -> TokenCheck:
-    """Count tokens as ``count_tokens`` does, with a progress bar for a large data set."""
-    count = sum(map(prepared.row_count, SPLIT_NAMES))
-    quiet = count < _SHOW_PROGRESS
-    with progress("counting tokens, checking masks", count, "rows", quiet=quiet) as ticker:
-        return count_tokens(data, prepared, encoder, sizes, lambda n: ticker.advance(n, n))
+    return check_once(check, prepared, count)
 
 
 def first_encoded(
@@ -80,6 +74,16 @@ def first_encoded(
         if len(encoded) >= count:
             break
     return encoded[:count]
+
+
+def _with_measured_size(checks: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Return the checks with what a sweep measured of more rows of this data, if one did."""
+    size, measured = checks.get("size"), read_measured(fingerprint)
+    if not size or not measured:
+        return dict(checks)
+    note = "; ".join(filter(None, (size["note"], f"measured: {measured}")))
+    fix = "the measurement says whether more rows are worth it; hydratune compare shows it again"
+    return {**checks, "size": {**size, "note": note, "fix": fix}}
 
 
 def report_content(
@@ -102,7 +106,7 @@ def report_content(
     return {
         **prepared.report,
         "name": name,
-        "checks": token_checks | others,
+        "checks": token_checks | _with_measured_size(others, str(prepared.report["fingerprint"])),
         "tokens": {"model": model, **summary},
         "mask": masks,
         "used": used,

@@ -3,6 +3,7 @@ prompt.
 """
 
 import logging
+import math
 import random
 from dataclasses import dataclass, replace
 
@@ -40,12 +41,12 @@ class RowSets:
 def load_sets(data: DataConfig, seed: int, prepared: Prepared | None = None) -> RowSets:
     """Return the sampled rows of a data set, which is prepared if ``prepared`` is not given.
 
-    ``seed`` decides only how the control shuffles, never which split a row is in. Raises
-    ``DataError`` if a check forbids training on the data.
+    ``seed`` decides which rows ``data.train_share`` takes and how the control shuffles, never which
+    split a row is in. Raises ``DataError`` if a check forbids training on the data.
     """
     prepared = prepared or prepare(data)
     _refuse_errors(data, prepared)
-    sets = _sample_sets(data, prepared)
+    sets = _sample_sets(data, seed, prepared)
     for name, rows in sets.items():
         if not rows:
             raise DataError(
@@ -80,8 +81,8 @@ def _refuse_errors(data: DataConfig, prepared: Prepared) -> None:
         )
 
 
-def _sample_sets(data: DataConfig, prepared: Prepared) -> RowSets:
-    train = _sample(prepared, "train", data.max_train_rows)
+def _sample_sets(data: DataConfig, seed: int, prepared: Prepared) -> RowSets:
+    train = take_share(_sample(prepared, "train", data.max_train_rows), data.train_share, seed)
     validation = _sample(prepared, "validation", data.max_validation_rows)
     test = _sample(prepared, "test", data.max_test_rows)
     if data.overfit_rows is not None:
@@ -108,6 +109,34 @@ def _sample(prepared: Prepared, split: str, limit: int | None) -> list[Row]:
     ranks = [unit_hash(f"sample/{row.id}/{row.content_hash}") for row in prepared.rows(split)]
     chosen = set(sorted(range(len(ranks)), key=ranks.__getitem__)[:limit])
     return [row for number, row in enumerate(prepared.rows(split)) if number in chosen]
+
+
+def which_rows(data: DataConfig, seed: int) -> str:
+    """Return a text that differs where runs with otherwise equal data train on other rows.
+
+    "" where the seed draws none of them: the jobs of a pack share what they make of its rows.
+    """
+    return f" {data.train_share} of seed {seed}" if data.train_share < 1 else ""
+
+
+def take_share(rows: list[Row], share: float, seed: int) -> list[Row]:
+    """Return the ``share`` of the rows that comes first by a hash with the seed, in their order.
+
+    Larger shares of the same seed contain the rows of smaller ones. Raises ``DataError`` if no row
+    would be left.
+    """
+    count = round(share * len(rows))
+    if count == len(rows):
+        return rows
+    if not count:
+        least = math.ceil(1000 / len(rows)) / 1000
+        raise DataError(
+            f"data.train_share = {share:g} leaves none of {counted(len(rows), 'training row')};"
+            f" set data.train_share={least:g} or more"
+        )
+    ranks = [unit_hash(f"share/{seed}/{row.id}/{row.content_hash}") for row in rows]
+    chosen = set(sorted(range(len(rows)), key=ranks.__getitem__)[:count])
+    return [row for number, row in enumerate(rows) if number in chosen]
 
 
 def _shuffle_targets(rows: list[Row], seed: int) -> list[Row]:

@@ -3,8 +3,8 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,6 +146,27 @@ class TokenCheck:
             finding.where.append(row.where)
         if len(finding.examples) < MOST_EXAMPLES:
             finding.examples.append({"rows": [row.id], "texts": [], "note": note})
+
+    def state(self) -> dict[str, Any]:
+        """Return what was counted and found as plain values, for ``restore``."""
+        return {
+            "lengths": self.lengths,
+            "trained": self.trained,
+            "too_long": self.too_long,
+            "defects": self.defects,
+            "highest": self._highest,
+            "findings": {name: found.counted() for name, found in self.findings.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what an equal check has counted and found."""
+        self.lengths = state["lengths"]
+        self.trained = Counter(state["trained"])
+        self.too_long = Counter(state["too_long"])
+        self.defects = Counter(state["defects"])
+        self._highest = {name: (token, where) for name, (token, where) in state["highest"].items()}
+        for name, finding in self.findings.items():
+            self.findings[name] = replace(finding, **state["findings"][name])
 
     def summary(self) -> dict[str, Any]:
         """Return plain values for report.json: by split, in tokens."""

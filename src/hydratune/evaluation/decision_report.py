@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from hydratune.evaluation.answer_differences import compare_answers
 from hydratune.evaluation.decision import TITLES, Decision, Measures, Predictions
 from hydratune.evaluation.measures import count_cut, groups_of, user_text
 from hydratune.evaluation.pages import bar, page
@@ -10,6 +11,7 @@ from hydratune.metric_format import heading, written
 from hydratune.settings.evaluation import EvaluationConfig
 
 _SHOWN = 10  # rows whose answers are on the page
+_LONGEST = 3000  # characters of a text
 _WINNERS = {"tune": "tuned", "tune_and_retrieve": "tuned_rag", "retrieve": "rag"}
 
 
@@ -22,8 +24,13 @@ def render(
     costs: Mapping[str, Mapping[str, float]],
     config: EvaluationConfig,
     held: Sequence[str] = (),
+    subject: str = "",
 ) -> str:
-    """Return the page. ``held`` are sentences on answers that were held to a schema."""
+    """Return the page.
+
+    ``held`` are sentences on answers that were held to a schema; ``subject`` is the headline of the
+    run, or the base model and its data.
+    """
     rows = next(iter(predictions.values()))
     groups = groups_of(rows)
     values = {s: some[metric].value for s, some in measured.items()}
@@ -39,6 +46,7 @@ def render(
             "title": TITLES[system],
             "value": written(f"eval/{metric}", value),
             "interval": _interval_text(metric, intervals[system]),
+            "best": system == winner,
             "bar": bar(value, intervals[system], largest, best=system == winner),
             "cost": costs[system],
             "cut": count_cut(predictions[system]),
@@ -48,6 +56,8 @@ def render(
     return page(
         "decision.html.j2",
         name=name,
+        subject=subject,
+        look="warn" if decided.choice == "undecided" else "fit",
         metric=heading(f"eval/{metric}"),
         rows=len(rows),
         decided=decided,
@@ -71,5 +81,9 @@ def _answers(predictions: Predictions, number: int) -> dict[str, object]:
         "id": row["id"],
         "request": user_text(row),
         "reference": row["reference"],
-        "answers": [(TITLES[s], rows[number]["prediction"]) for s, rows in predictions.items()],
+        "compared": compare_answers(
+            str(row["reference"]),
+            {TITLES[s]: str(rows[number]["prediction"]) for s, rows in predictions.items()},
+            _LONGEST,
+        ),
     }

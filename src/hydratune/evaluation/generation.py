@@ -5,7 +5,7 @@ batch.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from hydratune.console import Ticker, progress
 from hydratune.evaluation.batches import HalvingBatches, batches_of, run_batches
 from hydratune.evaluation.constrained import Guide, Guided
 from hydratune.evaluation.prompt_reader import PromptReader, ReservedLayer, Tokens
+from hydratune.evaluation.sampling import Sampling
 from hydratune.models.compute import as_trained, autocast_of, deterministic_if_possible
 from hydratune.models.memory_plan import SCORED_TOGETHER, SCORED_TOKENS, generation_tokens
 from hydratune.models.row_packing import Reading
@@ -39,7 +40,8 @@ class Answer:
     tokens: tuple[int, ...]  # with the turn-end token, if there is one
     # "stop": the model ended its turn; "length": it was cut at max_new_tokens; or NOT_ASKED
     finish_reason: str
-    nll: float  # summed negative log-likelihood (natural logarithm) of the reference answer
+    # summed negative log-likelihood (natural logarithm) of the reference answer; 0 without one
+    nll: float
 
 
 def answer(
@@ -56,13 +58,21 @@ def answer(
     quiet: bool = False,
     pool: Executor | None = None,
     guide: Guide | None = None,
+    sampling: Sampling | None = None,
+    received: Callable[[Mapping[int, Answer]], None] | None = None,
+    done: frozenset[int] = frozenset(),
 ) -> list[Answer]:
-    """Return greedy answers to ``prompts`` and the likelihood of ``references``, in order.
+    """Return answers to ``prompts`` and the likelihood of ``references``, in order.
 
-    With ``max_new_tokens=0`` only the likelihood is computed. The model computes as in its training
-    steps. A batch has at most ``batch_size`` rows and ``batch_tokens`` tokens (None: as many as
-    memory allows); where memory runs out, batches are halved once. For the threads and ``pool`` see
-    ``run_batches``. ``guide`` says which tokens an answer may have; likelihoods are without it.
+    With ``max_new_tokens=0`` only the likelihood is computed; a reference may be empty. The model
+    computes as in its training steps. A batch has at most ``batch_size`` rows and ``batch_tokens``
+    tokens (None: as many as memory allows); where memory runs out, batches are halved once. For the
+    threads and ``pool`` see ``run_batches``. ``guide`` says which tokens an answer may have;
+    likelihoods are without it. ``sampling``: how tokens are drawn; None: greedily.
+
+    ``received`` is called with answers, by the numbers of their prompts, as soon as they end;
+    several threads may call it, and twice for an answer where memory ran out. The prompts with the
+    numbers ``done`` are not answered, and have no answer in the result.
     """
     model.eval()
     if not prompts:
@@ -75,12 +85,17 @@ def answer(
     on_gpu = reader.device.type != "cpu"
     copied = 1 / model.config.get_text_config().num_hidden_layers if on_gpu else 0.0
     batches = batches_of(prompts, references, max_new_tokens, at_most, limit, copied)
+    batches = [[i for i in batch if i not in done] for batch in batches] if done else batches
+    batches = [batch for batch in batches if batch]
     answering = _Answering(reader, prompts, references, stop, max_new_tokens, guide)
+    answering.sampling, answering.received = sampling, received
     with progress(title, len(prompts), quiet=quiet) as ticker, ModelPatches(model) as patches:
         patches.use_fast_linears()
         answering.ticker = ticker
+        if done:
+            ticker.resume_at(len(prompts) - sum(map(len, batches)))
         run_batches(answering.work, batches, reader.device, pool, answering.abandoned.set)
-    return [answering.results[i] for i in range(len(prompts))]
+    return [answering.results[i] for i in range(len(prompts)) if i in answering.results]
 
 
 def _read_beginning(
@@ -101,6 +116,8 @@ class _Answering:
     """The answers to all prompts, batch by batch; ``work`` may be called from several threads."""
 
     ticker: Ticker
+    sampling: Sampling | None = None
+    received: Callable[[Mapping[int, Answer]], None] | None = None
 
     def __init__(
         self,
@@ -139,34 +156,54 @@ class _Answering:
             pairs = zip(prompts, targets, strict=True)
             losses = [_score_without_cache(self.reader, *pair) for pair in pairs]
         self.ticker.advance(0, sum(map(len, targets)))
-        answers = self._decode(logits, mask, cache)
         finish = "length" if self.max_new_tokens else NOT_ASKED
-        for number, tokens, nll in zip(numbers, answers, losses, strict=True):
-            reason = "stop" if tokens and tokens[-1] in self.stop else finish
-            self.results[number] = Answer(tuple(tokens), reason, nll)
+
+        def keep(rows: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
+            """Store the answers of some rows of the batch."""
+            for row in rows:
+                tokens = answers[row]
+                reason = "stop" if tokens and tokens[-1] in self.stop else finish
+                self.results[numbers[row]] = Answer(tuple(tokens), reason, losses[row])
+            if self.received is not None and rows and not self.abandoned.is_set():
+                self.received({numbers[row]: self.results[numbers[row]] for row in rows})
+
+        self._decode(numbers, logits, mask, cache, keep)
 
     def _decode(
-        self, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
-    ) -> list[list[int]]:
-        """Return the greedy tokens of each row, turn-end included.
+        self,
+        numbers: Sequence[int],
+        logits: torch.Tensor,
+        mask: torch.Tensor,
+        cache: DynamicCache,
+        keep: Callable[[Sequence[int], Sequence[Sequence[int]]], None],
+    ) -> None:
+        """Hand the tokens of each row to ``keep`` when it ends, turn-end included.
 
-        ``logits`` are those of the first token, (rows, vocabulary). Returns early when abandoned.
+        ``logits`` are those of the first token, (rows, vocabulary). Ends early when abandoned.
         """
         answers: list[list[int]] = [[] for _ in range(mask.shape[0])]
+        sampling = self.sampling
+        generators = [sampling.generator(n) for n in numbers] if sampling is not None else []
         matchers = [self.guide.row() for _ in answers] if self.guide is not None else None
         in_batch = list(range(len(answers)))  # rows that ended may stay for a while
-        unfinished = len(in_batch)
+        ended: set[int] = set()
         for position in range(self.max_new_tokens):
             if matchers is not None:
                 logits = self._masked(logits, answers, matchers, in_batch)
-            tokens = logits.argmax(dim=-1)
+            tokens = self._choose(logits, [generators[row] for row in in_batch if generators])
+            new = []
             for row, token in zip(in_batch, tokens.tolist(), strict=True):
+                if row in ended:
+                    continue
                 answers[row].append(token)
                 if matchers is not None:
                     matchers[row].take(token)
-            going = [i for i, row in enumerate(in_batch) if not self._has_ended(answers[row])]
-            self._advance(position, unfinished - len(going), len(going))
-            unfinished = len(going)
+                if token in self.stop:
+                    new.append(row)
+            keep(new, answers)
+            ended.update(new)
+            going = [i for i, row in enumerate(in_batch) if row not in ended]
+            self._advance(position, len(new), len(going))
             if not going or position + 1 == self.max_new_tokens or self.abandoned.is_set():
                 break
             if _is_worth_shrinking(len(going), len(in_batch)):
@@ -175,7 +212,15 @@ class _Answering:
                 in_batch, tokens, mask = [in_batch[i] for i in going], tokens[rows], mask[rows]
             mask = torch.cat([mask, mask.new_ones((len(in_batch), 1))], dim=1)
             logits = self.reader.step(tokens[:, None], mask, cache, last=1)[:, -1]
-        return [_until_stop(tokens, self.stop) for tokens in answers]
+        keep([row for row in range(len(answers)) if row not in ended], answers)
+
+    def _choose(self, logits: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Return the next token of each row, from logits (rows, vocabulary)."""
+        if self.sampling is None:
+            return logits.argmax(dim=-1)
+        pairs = zip(logits, generators, strict=True)
+        drawn = [self.sampling.draw(scores, generator) for scores, generator in pairs]
+        return torch.tensor(drawn, device=logits.device)
 
     def _has_ended(self, tokens: Sequence[int]) -> bool:
         return bool(self.stop.intersection(tokens))
@@ -221,11 +266,6 @@ def _keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
             layer.batch_select_indices(rows)
 
 
-def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
-    end = next((i for i, token in enumerate(tokens) if token in stop), len(tokens))
-    return tokens[: end + 1]
-
-
 def _score(
     reader: PromptReader,
     logits: torch.Tensor,
@@ -240,12 +280,14 @@ def _score(
     at a time, of fewer where targets are long.
     """
     losses: list[torch.Tensor] = []
+    if not any(targets):
+        return [0.0] * len(targets)
     together = max(1, min(at_once, SCORED_TOKENS // max(1, *map(len, targets))))
     for start in range(0, len(targets), together):
         rows = slice(start, start + together)
         part = targets[rows]
         longest = max(map(len, part))
-        padded = [[*t[:-1], *[reader.pad] * (longest - len(t))] for t in part]
+        padded = [[*t[:-1], *[reader.pad] * (longest - max(1, len(t)))] for t in part]
         inputs = torch.tensor(padded, device=mask.device)
         scores = logits[rows, None]
         if longest > 1:
@@ -264,6 +306,8 @@ def _score_without_cache(reader: PromptReader, prompt: Tokens, target: Tokens) -
 
     For layers whose cache forgets what has left their window.
     """
+    if not target:
+        return 0.0
     ids = torch.tensor([[*prompt, *target[:-1]]], device=reader.device)
     logits = reader.whole(input_ids=ids, use_cache=False, logits_to_keep=len(target)).logits[0]
     return _nll(logits[-len(target) :], target).item()
@@ -271,6 +315,8 @@ def _score_without_cache(reader: PromptReader, prompt: Tokens, target: Tokens) -
 
 def _nll(logits: torch.Tensor, target: Tokens) -> torch.Tensor:
     """Return the NLL of ``target``, summed in fp64, from logits (tokens, vocabulary)."""
+    if not target:
+        return logits.new_zeros((), dtype=torch.double)
     likelihoods = torch.log_softmax(logits.float(), dim=-1)
     chosen = likelihoods.gather(1, torch.tensor(target, device=logits.device)[:, None])
     return -chosen.double().sum()

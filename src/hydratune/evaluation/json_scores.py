@@ -144,7 +144,7 @@ def score(prediction: str, reference: str, schema: JsonSchema | None, source: st
         stated = parse_strict(prediction.strip())
     except NotStrictJson as why:
         error = str(why)
-    by_key = _by_key(stated, expected)
+    by_key = field_counts(stated, expected)
     result: dict[str, object] = {
         "json_valid": stated is not None,
         "schema_valid": (
@@ -166,7 +166,7 @@ def score(prediction: str, reference: str, schema: JsonSchema | None, source: st
     return result
 
 
-def _by_key(stated: JsonObject | None, expected: JsonObject) -> dict[str, list[int]]:
+def field_counts(stated: JsonObject | None, expected: JsonObject) -> dict[str, list[int]]:
     """Return (true positives, predicted, expected, equal) of every top-level key."""
     by_key = {}
     for key in dict.fromkeys([*expected, *(stated or {})]):

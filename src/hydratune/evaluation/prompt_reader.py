@@ -5,6 +5,7 @@ adapter. The prompts of a batch are laid end to end where the model can do that.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,6 +84,17 @@ def _in_dtype_of_attention(keys: torch.Tensor, values: torch.Tensor) -> KeysAndV
     return keys, values
 
 
+@dataclass(frozen=True)
+class KnownTokens:
+    """Tokens that a model has read, and their (keys, values) of every layer.
+
+    Keys and values are (1, heads, tokens, width).
+    """
+
+    ids: Tokens
+    layers: Sequence[KeysAndValues]
+
+
 class WholeRow(DynamicCache):  # type: ignore[misc] # transformers has no types
     """One row that a model without a usable cache reads again for every token."""
 
@@ -99,7 +111,14 @@ class PromptReader:
     the virtual tokens of the adapter.
     """
 
-    def __init__(self, model: "PreTrainedModel", prompts: Sequence[Tokens], pad: int) -> None:
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        prompts: Sequence[Tokens],
+        pad: int,
+        known: KnownTokens | None = None,
+    ) -> None:
+        """Read what all prompts begin with; what is ``known`` of it is not read again."""
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.whole, self.pad, self.device = model, pad, next(model.parameters()).device
         self.plain_layers = row_packing(base).reading is not Reading.whole_rows and all(
@@ -116,14 +135,19 @@ class PromptReader:
         self.options: dict[str, list[KeysAndValues]] = {}
         if shares and (self.prefix or virtual is not None):
             cache = virtual if virtual is not None else DynamicCache(config=base.config)
-            self._read_prefix(cache)
+            self._read_prefix(cache, known if virtual is None else None)
             shared = [_in_dtype_of_attention(layer.keys, layer.values) for layer in cache.layers]
             self.options = {"shared_prefix": shared}
             self.shared_tokens = cache.get_seq_length()
 
-    def _read_prefix(self, cache: DynamicCache) -> None:
-        if self.prefix:
-            ids = torch.tensor([self.prefix], device=self.device)
+    def _read_prefix(self, cache: DynamicCache, known: KnownTokens | None) -> None:
+        held = 0
+        if known is not None:
+            held = _common_length(self.prefix, known.ids)
+            for index, layer in enumerate(known.layers if held else ()):
+                cache.update(*(states[:, :, :held] for states in layer), index)
+        if self.prefix[held:]:
+            ids = torch.tensor([self.prefix[held:]], device=self.device)
             self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
     def cache(self, capacity: int) -> DynamicCache:
@@ -188,6 +212,22 @@ class PromptReader:
         ).logits[0]
         return logits
 
+    def known_tokens(
+        self, prompt: Tokens, answer: Tokens, cache: DynamicCache
+    ) -> KnownTokens | None:
+        """Return what was read of one prompt and its answer, for a reader of a longer prompt.
+
+        ``cache`` is the one that ``read`` returned for ``prompt``. None: its layers cannot be cut.
+        """
+        if "shared_prefix" not in self.options or _virtual_tokens(self.whole) is not None:
+            return None
+        layers = [
+            (torch.cat([keys, own.keys], dim=2), torch.cat([values, own.values], dim=2))
+            for (keys, values), own in zip(self.options["shared_prefix"], cache.layers, strict=True)
+        ]
+        count = layers[0][0].shape[2]
+        return KnownTokens([*prompt, *answer][:count], layers)
+
     def left_padded(self, prompts: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (ids, mask) of the prompts without their common prefix, both (rows, longest).
 
@@ -243,6 +283,12 @@ def _virtual_tokens(model: "PreTrainedModel") -> DynamicCache | None:
         inputs_embeds=prompt.to(base.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1
     )
     return cache
+
+
+def _common_length(a: Tokens, b: Tokens) -> int:
+    """Return with how many equal tokens two sequences begin."""
+    pairs = zip(a, b, strict=False)
+    return next((n for n, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 
 def common_prefix(prompts: Sequence[Tokens]) -> list[int]:

@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from hydratune import digests
 from hydratune.bounds import load_yaml
-from hydratune.errors import InputError, RunError
+from hydratune.errors import RunError
 from hydratune.evaluation import canaries, memorisation, metrics
-from hydratune.evaluation.json_scores import agreement
 from hydratune.evaluation.learning_curves import charts
 from hydratune.evaluation.measures import (
     Measure,
@@ -22,7 +19,6 @@ from hydratune.evaluation.measures import (
     cut_sentence,
     difference,
     groups_of,
-    user_text,
 )
 from hydratune.evaluation.pages import bar, page
 from hydratune.evaluation.result_rows import (
@@ -33,6 +29,8 @@ from hydratune.evaluation.result_rows import (
     of_kept_weights,
     without_leaks,
 )
+from hydratune.evaluation.run_answers import Predictions, shown_answers
+from hydratune.evaluation.run_links import links
 from hydratune.metric_format import difference as format_difference
 from hydratune.metric_format import (
     difference_form,
@@ -51,22 +49,30 @@ from hydratune.metric_table import (
     title,
 )
 from hydratune.records.files import Json, read_json, write_text
-from hydratune.records.headline import headline
+from hydratune.records.headline import YAML_ERRORS, headline, recorded_settings
 from hydratune.records.predictions import Prediction, read_predictions
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings.evaluation import EvaluationConfig
+from hydratune.settings.monitor import LOSS
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
 
-_SHOWN = 40  # rows whose answers are on the page
-_LONGEST = 3000  # characters of a text
-_YAML_ERRORS = (InputError, OmegaConfBaseException, YAMLError, ValueError)
+_COSTS = ("cost/cpu_seconds", "cost/tokens", "cost/peak_memory_bytes")  # shown at the top
 ONE_RUN = (
     "All this is of one run: by how much another seed of the same settings would differ is not in"
     " these intervals."
 )
 
-Predictions = Mapping[str, Sequence[Prediction]]  # by system
+_SECTIONS = (  # id, the part without which there is no such section, title
+    ("result", "bars", ""),
+    ("training", "charts", "Training"),
+    ("metrics", "rows", "All metrics"),
+    ("forgotten", "forgotten", "What was forgotten"),
+    ("answers", "answers", "Answers"),
+    ("cost", "costs", "Cost"),
+    ("data", "data", "Data"),
+    ("settings", "path", "Settings"),
+)
 
 
 def write(record: RunDirectory) -> Path:
@@ -79,22 +85,29 @@ def write(record: RunDirectory) -> Path:
 def render(record: RunDirectory) -> str:
     """Return the page."""
     measured = _json(record.metrics_file)
-    settings = _settings(record)
+    settings = recorded_settings(record)
     predictions = {system: rows for system in SYSTEM_TITLES if (rows := _rows(record, system))}
     main = main_metric(measured)
-    return page(
-        "run_report.html.j2",
+    parts: dict[str, object] = {
         **_heading(record, settings),
         **_results(measured, main),
-        verdicts=_verdicts(predictions, main, settings, "eval/schema_valid" in measured),
-        charts=charts(record.history_file, measured, settings),
-        changed=_overrides(record),
-        settings={key: mask(str(value)) for key, value in settings.items()},
-        environment=_environment(record),
-        data=_data(record),
-        answers=_answers(predictions, main),
-        asked=len(predictions.get("eval", [])),
-    )
+        "links": links(record),
+        "verdicts": _verdicts(predictions, main, settings, "eval/schema_valid" in measured),
+        "charts": charts(record.history_file, measured, settings),
+        "changed": _overrides(record),
+        "settings": {key: mask(str(value)) for key, value in settings.items()},
+        "environment": _environment(record),
+        "data": _data(record),
+        **shown_answers(predictions, main),
+    }
+    return page("run_report.html.j2", **parts, sections=_sections(parts))
+
+
+def _sections(parts: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return (id, title) of the sections that are on the page."""
+    data = parts["data"]
+    present = {**parts, "data": isinstance(data, dict) and data["splits"]}
+    return [(id_, title or str(parts["main"])) for id_, part, title in _SECTIONS if present[part]]
 
 
 def _heading(record: RunDirectory, settings: Mapping[str, object]) -> dict[str, str]:
@@ -106,6 +119,7 @@ def _heading(record: RunDirectory, settings: Mapping[str, object]) -> dict[str, 
         "headline": mask(headline(settings)),
         "path": mask(str(record.path)),
         "state": str(status.get("state", "unknown")),
+        "started": str(status.get("started") or "")[:16].replace("T", " "),
         "error": mask(". ".join([*errors, *damaged])),
     }
 
@@ -123,6 +137,7 @@ def _results(measured: MeasuredValues, main: str | None) -> dict[str, object]:
         "systems": [SYSTEM_TITLES[system] for system in systems],
         "main": heading(f"eval/{main}") if main else "",
         "bars": _bars(measured, systems, main),
+        "figures": _figures(measured, main),
         "rows": _table(measured, systems),
         "clean": without_leaks(measured),
         "course": measured.get("course") or {},
@@ -143,14 +158,6 @@ def _json(file: Path) -> dict[str, Json]:
     return content if isinstance(content, dict) else {}
 
 
-def _settings(record: RunDirectory) -> dict[str, object]:
-    file = record.config_file
-    try:
-        return flat(OmegaConf.to_container(load_yaml(file))) if file.is_file() else {}
-    except _YAML_ERRORS:
-        return {}
-
-
 def _rows(record: RunDirectory, system: str) -> list[Prediction]:
     file = record.predictions_file(system)
     try:
@@ -165,7 +172,7 @@ def _overrides(record: RunDirectory) -> list[str]:
     file = record.file(RunFile.hydra) / "overrides.yaml"
     try:
         overrides = OmegaConf.to_container(load_yaml(file)) if file.is_file() else []
-    except _YAML_ERRORS:
+    except YAML_ERRORS:
         return []
     return [mask(str(one)) for one in overrides] if isinstance(overrides, list) else []
 
@@ -184,10 +191,18 @@ def _bars(
         {
             "title": SYSTEM_TITLES[system],
             "value": with_interval(key, float(measured[key]), intervals.get(key)),
+            "best": system == "eval",
             "bar": bar(float(measured[key]), intervals.get(key), largest, best=system == "eval"),
         }
         for system, key in keys.items()
     ]
+
+
+def _figures(measured: MeasuredValues, main: str | None) -> list[tuple[str, str]]:
+    """Return (title, value) of the numbers that matter most."""
+    keys = [f"eval/{main}"] if main else []
+    keys += [LOSS, *_COSTS]
+    return [(heading(key), _number(measured, key)) for key in keys if key in measured]
 
 
 def _table(measured: MeasuredValues, systems: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -310,60 +325,3 @@ def _data(record: RunDirectory) -> dict[str, object]:
         "canaries": len(facts.get("canaries", [])),
         "page": record.file(RunFile.data_page).is_file(),
     }
-
-
-def _answers(predictions: Predictions, main: str | None) -> list[dict[str, object]]:
-    """Return the fine-tuned model's worst answers first, with those of the other systems."""
-    ours = predictions.get("eval", [])
-
-    def badness(row: Prediction) -> tuple[float, float]:
-        return _quality(row, main), -float(row.get("nll") or 0.0)
-
-    others: dict[str, dict[object, Prediction]] = {
-        SYSTEM_TITLES[system]: {row.get("item_hash"): row for row in rows}
-        for system, rows in predictions.items()
-        if system != "eval"
-    }
-    return [_answer(row, main, others) for row in sorted(ours, key=badness)[:_SHOWN]]
-
-
-def _answer(
-    row: Prediction, main: str | None, others: Mapping[str, Mapping[object, Prediction]]
-) -> dict[str, object]:
-    """Return one test row; ``others`` are the rows of other systems by title and hash."""
-    item = row.get("item_hash")
-    texts = {SYSTEM_TITLES["eval"]: row}
-    texts |= {name: rows[item] for name, rows in others.items() if item in rows}
-    return {
-        "id": str(row.get("id")),
-        "score": f"{100 * _quality(row, main):.0f} %",
-        "leaky": bool(row.get("leaky")),
-        "cut": row.get("finish_reason") == "length",
-        "request": user_text(row)[:_LONGEST],
-        "reference": str(row.get("reference"))[:_LONGEST],
-        "said": [(name, str(other["prediction"])[:_LONGEST]) for name, other in texts.items()],
-        "errors": validity_errors(row),
-    }
-
-
-def validity_errors(row: Prediction) -> list[str]:
-    """Return why an answer is not strict JSON, or where it violates the schema.
-
-    The list is empty for a valid answer, and for answers that need not be JSON.
-    """
-    scores = row.get("scores") or {}
-    if scores.get("json_error"):
-        return [f"not strict JSON: {scores['json_error']}"]
-    errors = scores.get("schema_errors")
-    return [str(error) for error in errors] if isinstance(errors, list) else []
-
-
-def _quality(row: Prediction, main: str | None) -> float:
-    """Return how good one answer is, in [0, 1]."""
-    scores = row.get("scores") or {}
-    if "fields" in scores:
-        return agreement(scores)
-    value = scores.get(main or "", scores.get("exact_match", 0.0))
-    if main == "label_accuracy":
-        value = scores.get("label") == scores.get("expected_label")
-    return float(value) if isinstance(value, (int, float)) else 0.0

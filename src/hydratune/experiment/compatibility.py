@@ -332,7 +332,8 @@ def _fewest_rows(config: TrainConfig, tokens: TokenCheck) -> dict[str, SplitToke
         lengths = tokens.lengths.get(part, ())
         fitting = [length for length in lengths if length <= data.max_length]
         given = [limit for limit in (limits[part], data.overfit_rows) if limit is not None]
-        kept = min([len(lengths), *given]) - tokens.too_long[part]
+        share = data.train_share if name == "train" else 1.0
+        kept = round(share * min([len(lengths), *given])) - tokens.too_long[part]
         if kept < 1 or not fitting:
             return None
         truncated = data.overlength is Overlength.truncate_prompt and tokens.too_long[part]

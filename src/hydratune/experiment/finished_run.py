@@ -1,5 +1,6 @@
 """A finished run opened again: its settings, its metrics and its fine-tuned model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from yaml import YAMLError
 
 from hydratune import digests
 from hydratune.bounds import load_yaml
-from hydratune.errors import ConfigError, RunError
+from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.records.environment import Environment
 from hydratune.records.files import Json, read_json
 from hydratune.records.metrics import RunMetrics
@@ -72,12 +73,15 @@ def load_settings(record: RunDirectory) -> TrainConfig:
         ) from error
 
 
-def require_files(settings: TrainConfig, record: RunDirectory) -> None:
+def require_files(
+    settings: TrainConfig, record: RunDirectory, found: Iterable[Problem] | None = None
+) -> None:
     """Raise ``RunError`` if settings of a run are refused now, such as files that are missing.
 
-    Their paths are relative to the folder in which the run was started.
+    Their paths are relative to the folder in which the run was started. ``found``: the problems
+    that matter; None: those of all settings.
     """
-    if problems := list(settings.problems()):
+    if problems := list(settings.problems() if found is None else found):
         origin = record.file(RunFile.hydra) / "hydra.yaml"
         started = load_yaml(origin).hydra.runtime.cwd if origin.is_file() else "another folder"
         place = ""
@@ -92,6 +96,15 @@ def has_adapter(record: RunDirectory) -> bool:
     return any(record.adapter.glob("*.safetensors"))
 
 
+def require_adapter(record: RunDirectory, purpose: str) -> None:
+    """Raise ``RunError`` if the run has no trained weights."""
+    if not has_adapter(record):
+        raise RunError(
+            f"{record.adapter} holds no weights (*.safetensors); this run has no adapter to"
+            f" {purpose}"
+        )
+
+
 def load_model(run: FinishedRun, config: EvaluateConfig) -> "tuple[Job, PreTrainedModel]":
     """Prepare the run again and return it with its fine-tuned model.
 
@@ -100,12 +113,8 @@ def load_model(run: FinishedRun, config: EvaluateConfig) -> "tuple[Job, PreTrain
     from hydratune.adapters import attach
     from hydratune.experiment.prepare import prepare
 
-    if not has_adapter(run.record):
-        raise RunError(
-            f"{run.record.adapter} holds no weights (*.safetensors); this run has no adapter to"
-            " evaluate"
-        )
-    settings = _settings_for_evaluation(run, config)
+    require_adapter(run.record, "evaluate")
+    settings = adapted_settings(run, config.batch_size, config.accelerator)
     require_files(settings, run.record)
     job = prepare(settings)
     recorded = Environment.read(run.record.environment_file)
@@ -126,15 +135,17 @@ def load_model(run: FinishedRun, config: EvaluateConfig) -> "tuple[Job, PreTrain
     return job, model
 
 
-def _settings_for_evaluation(run: FinishedRun, config: EvaluateConfig) -> TrainConfig:
-    """Return the settings of the run, adapted to this machine and to what is measured."""
+def adapted_settings(
+    run: FinishedRun, batch_size: int | None = None, accelerator: str | None = None
+) -> TrainConfig:
+    """Return the settings of the run, adapted to this machine; None leaves the run's own."""
     settings = run.settings
-    if config.batch_size is not None:
-        settings.evaluation.batch_size = config.batch_size
+    if batch_size is not None:
+        settings.evaluation.batch_size = batch_size
     # the recorded limit is 0 for documents
     settings.evaluation.max_new_tokens = run.measured_with["max_new_tokens"] or None
-    if config.accelerator is not None:
-        settings.trainer.accelerator = config.accelerator
+    if accelerator is not None:
+        settings.trainer.accelerator = accelerator
         settings.trainer.devices, settings.trainer.strategy = 1, "auto"
     if settings.model.adapter is not None:  # the one it began with: what became of it is its own
         settings.model.adapter = str(run.record.adapter)

@@ -101,7 +101,8 @@ def expected_rows(data: DataConfig) -> ExpectedRows | None:
         return ExpectedRows(*[min(data.overfit_rows, train)] * 3)
     limits = data.max_train_rows, data.max_validation_rows, data.max_test_rows
     pairs = zip((train, validation, test), limits, strict=True)
-    return ExpectedRows(*(min(count, count if limit is None else limit) for count, limit in pairs))
+    expected = [min(count, count if limit is None else limit) for count, limit in pairs]
+    return ExpectedRows(round(data.train_share * expected[0]), *expected[1:])
 
 
 def expected_steps(settings: TrainConfig) -> int | None:

@@ -142,7 +142,8 @@ def _complete(config: TrainConfig, directory: RunDirectory, settings: HydraConf)
     """Return ``config`` with its name, and with what it takes from an earlier run or adapter."""
     config.name = config.name or str(settings.runtime.choices["data"])
     overrides = typed_overrides(settings.overrides.task)
-    _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory, overrides)
+    command = settings.job.config_name or "train"
+    _refuse_sweep_without_m(settings.runtime.choices.get("sweep"), directory, command, overrides)
     if config.resume is Resume.extend:
         config = extension.settings(config, directory, overrides)
     use_saved_settings(config, overrides)
@@ -266,13 +267,13 @@ def write_hydra_files(
 
 
 def _refuse_sweep_without_m(
-    sweep: object, directory: RunDirectory, overrides: Sequence[str]
+    sweep: object, directory: RunDirectory, command: str, overrides: Sequence[str]
 ) -> None:
     """Refuse a prepared sweep without -m; the jobs of the sweep, which name it too, are allowed."""
     if sweep is None or directory.path.name in read_sweep(directory.path.parent):
         return
     why = "this is a sweep of several jobs, and -m is missing"
-    fix = shlex.join(["hydratune", "train", "-m", *overrides])
+    fix = shlex.join(["hydratune", command, "-m", *overrides])
     raise ConfigError([Problem("sweep", sweep, why, fix)])
 
 

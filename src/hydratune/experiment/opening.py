@@ -10,10 +10,12 @@ from hydratune.adapters.folder import describe_adapter
 from hydratune.console import console
 from hydratune.data.report import render
 from hydratune.data.report_content import MASKS_SHOWN, count_tokens, report_content
+from hydratune.data.sets import which_rows
 from hydratune.experiment.job import Job
 from hydratune.models import hardware
 from hydratune.records.environment import Environment
 from hydratune.records.files import write_json, write_text
+from hydratune.records.headline import data_name
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.settings import used_parts
 from hydratune.tracking.environment import code_hash, git_commit, versions
@@ -25,7 +27,8 @@ def write_opening(job: Job, record: RunDirectory) -> dict[str, object]:
     environment = _environment(job)
     environment.write(record.environment_file)
     write_json(record.data_file, job.data_facts)
-    page = job.context.resources.shared("data page", lambda: _data_page(job))
+    drawn = which_rows(job.config.data, job.config.seed)
+    page = job.context.resources.shared(f"data page{drawn}", lambda: _data_page(job))
     write_text(record.file(RunFile.data_page), page)
     if job.test_set.schema is not None:
         write_json(record.schema_file, job.test_set.schema)
@@ -88,4 +91,5 @@ def _data_page(job: Job) -> str:
     splits = job.data_facts["splits"]
     used = ", ".join(counted(facts["kept"], f"{name} row") for name, facts in splits.items())
     name, model = str(job.config.name), job.config.model.name
-    return render(report_content(name, model, job.prepared, tokens, examples, used))
+    report = report_content(name, model, job.prepared, tokens, examples, used)
+    return render(report, data_name(job.config.data))

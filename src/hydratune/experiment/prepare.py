@@ -13,7 +13,7 @@ from hydratune.data.preparation import prepare as prepare_data
 from hydratune.data.prepared import Prepared
 from hydratune.data.reader import Reader
 from hydratune.data.rows import Row, stable_hash
-from hydratune.data.sets import RowSets, load_sets
+from hydratune.data.sets import RowSets, load_sets, which_rows
 from hydratune.evaluation import assess, canaries, metrics
 from hydratune.experiment import compatibility, notices
 from hydratune.experiment.context import LoadedBase, Resources, RunContext
@@ -47,10 +47,11 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
     context = context or RunContext()
     resources = context.resources
     compute = compute_of(config)
+    drawn = which_rows(config.data, config.seed)
     with resources.seeded(config.seed):
         schema = json_schema(config.data)
         prepared = resources.shared("prepared", lambda: prepare_data(config.data))
-        sets = resources.shared("sets", lambda: _load_sets(config, prepared))
+        sets = resources.shared(f"sets{drawn}", lambda: _load_sets(config, prepared))
         load = context.load_base or _load_base
         base = resources.shared("base", lambda: load(config, compute))
     model = resources.own(base.model)
@@ -58,7 +59,7 @@ def prepare(config: TrainConfig, context: RunContext | None = None) -> Job:
     reader = loading.reader_of(config.model, base.tokenizer, model)
     compatibility.check_model(config, reader)
     encoder = ChatEncoder(base.tokenizer, reader.turn_end_ids)
-    rows = resources.shared("tokens", lambda: _encode(config, encoder, sets))
+    rows = resources.shared(f"tokens{drawn}", lambda: _encode(config, encoder, sets))
     _check_rows(config, reader, rows, model, start)
     test_set = compatibility.create_test_set(
         config, reader, encoder, rows.sets.test, schema, prepared.leaks

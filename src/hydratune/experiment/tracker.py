@@ -17,7 +17,7 @@ from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import LONGEST_TAG, TEXT_SETTINGS, TrackingMode
 from hydratune.tracking.environment import git_commit
 from hydratune.tracking.start import start_tracker, wandb_mode
-from hydratune.tracking.tracker import Tracker
+from hydratune.tracking.tracker import WANDB_PAGE, Tracker
 from hydratune.tracking.wandb_agent import AgentTrial, trial_of_agent
 
 _LONGEST_NAME = 128  # characters, of runs and groups of W&B
@@ -59,9 +59,15 @@ def track_run(config: TrainConfig, record: RunDirectory, context: RunContext) ->
         sweep=sweep,
         trial=driven,
     )
-    record.update(wandb_id=tracker.id)
+    record.update(wandb_id=tracker.id, **address(tracker))
     _print_pages(tracker, context, is_driven=driven is not None)
     return tracker
+
+
+def address(tracker: Tracker) -> dict[str, str]:
+    """Return the page of a W&B run as status.json keeps it; empty for a run without one."""
+    page = tracker.pages.get(WANDB_PAGE)
+    return {"wandb_url": page} if page else {}
 
 
 def _trial(config: TrainConfig) -> AgentTrial | None:

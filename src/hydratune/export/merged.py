@@ -1,5 +1,6 @@
 """form=merged: a whole model as safetensors, which transformers loads without PEFT."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,16 @@ def save(opened: OpenedRun, model: "PreTrainedModel", dtype: torch.dtype, to: Pa
     finally:
         model.config.dtype = before
     model.generation_config.save_pretrained(to)
+    _write_dtype(to / "config.json", dtype)
+
+
+def _write_dtype(file: Path, dtype: torch.dtype) -> None:
+    """Correct the number format in a config: transformers writes that of the model in memory."""
+    content = json.loads(file.read_text("utf-8"))
+    for part in (content, *content.values()):
+        if isinstance(part, dict) and "dtype" in part:
+            part["dtype"] = str(dtype).removeprefix("torch.")
+    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def _converted(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

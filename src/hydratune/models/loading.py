@@ -166,14 +166,21 @@ def _window(model: ModelConfig, config: "PretrainedConfig") -> int:
     return min(limit for limit in (own, model.context_window, 2**31) if limit is not None)
 
 
-def load_reader(model: ModelConfig) -> Reader:
+def load_config(model: ModelConfig, source: Source) -> "PretrainedConfig":
+    """Return the config of a model. Raises ``InputError``."""
+    config: PretrainedConfig = _from_pretrained(AutoConfig, model, source)
+    return config
+
+
+def load_reader(model: ModelConfig, source: Source | None = None) -> Reader:
     """Return tokenizer, turn ends and context window, as ``load_model`` would find them.
 
-    No weights are loaded. Raises ``InputError``.
+    No weights are loaded. ``source``: where the files are; None: where the settings say, to which
+    they are downloaded. Raises ``InputError``.
     """
-    source = locate(model)
+    source = source or locate(model)
     tokenizer = load_tokenizer(model, source)
-    config: PretrainedConfig = _from_pretrained(AutoConfig, model, source)
+    config = load_config(model, source)
     try:
         generation = GenerationConfig.from_pretrained(source.name, revision=source.revision)
     except OSError:  # without that file, the model's config says how it generates

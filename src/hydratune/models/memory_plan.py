@@ -24,7 +24,7 @@ CPU_LOSS_POSITIONS = 128  # the logits of a chunk stay in the last-level cache
 SCORED_TOGETHER = 8
 SCORED_TOKENS = 4096  # tokens of those rows, at most: documents are long
 _MOST_MICRO_TOKENS = 16384  # beyond this, larger products are no faster on a GPU
-_LEAST_MICRO_TOKENS = 256
+LEAST_MICRO_TOKENS = 256
 _LOSS_BYTES = 2**29  # of the logits of a chunk on a GPU, with what is computed from them
 # share of the free memory that is left for fragments, longer rows than those measured, and the
 # state of the optimizer
@@ -102,14 +102,22 @@ def training_plan(
                 raise
         release_memory(device)  # after the except block, the error no longer keeps tensors alive
     else:
-        return MemoryPlan(_LEAST_MICRO_TOKENS, positions, generation, free_memory(device))
+        return MemoryPlan(LEAST_MICRO_TOKENS, positions, generation, free_memory(device))
     per_token = max(1, (second - first) // (more - few))
     # a gradient and Adam's two moments in fp32
     fixed = max(0, first - few * per_token) + 12 * trained_parameters
     free = free_memory(device)
-    fitting = (free * (1 - _KEPT_FREE) - fixed) / per_token
-    tokens = max(_LEAST_MICRO_TOKENS, min(_MOST_MICRO_TOKENS, power_of_two_below(fitting)))
+    tokens = fitting_micro_tokens(free, fixed, per_token)
     return MemoryPlan(tokens, positions, generation, free, int(per_token))
+
+
+def fitting_micro_tokens(free: float, fixed: float, per_token: float) -> int:
+    """Return the size of micro-packs on a GPU with ``free`` bytes beside the weights.
+
+    A training step takes ``fixed`` bytes and ``per_token`` bytes for each token.
+    """
+    fitting = (free * (1 - _KEPT_FREE) - fixed) / per_token
+    return max(LEAST_MICRO_TOKENS, min(_MOST_MICRO_TOKENS, power_of_two_below(fitting)))
 
 
 def loss_positions(device: torch.device, vocabulary: int) -> int:

@@ -3,6 +3,15 @@
 from collections.abc import Mapping
 from pathlib import PurePath
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from hydratune.bounds import load_yaml
+from hydratune.errors import InputError
+from hydratune.records.run_directory import RunDirectory
+from hydratune.settings.registry import flat, plain
+from hydratune.settings.secrets import mask
 from hydratune.wording import counted
 
 _PATHS = ("data.train", "data.path")  # of data that the user brings
@@ -18,16 +27,47 @@ HEADLINE_SETTINGS = frozenset(
 )
 
 
+YAML_ERRORS = (InputError, OmegaConfBaseException, YAMLError, ValueError)
+
+
+def headline_of(record: RunDirectory) -> str:
+    """Return the headline of a run; empty if its settings cannot be read."""
+    return mask(headline(recorded_settings(record)))
+
+
+def recorded_settings(record: RunDirectory) -> dict[str, object]:
+    """Return the flat settings of a run; empty if they are missing or cannot be read."""
+    file = record.config_file
+    try:
+        return flat(OmegaConf.to_container(load_yaml(file))) if file.is_file() else {}
+    except YAML_ERRORS:
+        return {}
+
+
+def data_name(data: object) -> str:
+    """Return what a data source reads, of its settings: its name, or the files of the user."""
+    return mask(_data(flat({"data": plain(data)})))
+
+
+def subject(settings: Mapping[str, object]) -> str:
+    """Return "MODEL on DATA" from flat settings, or what of it was recorded."""
+    model, data = settings.get("model.name"), _data(settings)
+    return " on ".join(str(part) for part in (model, data) if part)
+
+
 def headline(settings: Mapping[str, object]) -> str:
     """Return "MODEL on DATA, lr=0.001, lora r=16, 2 epochs" from flat settings.
 
     What was not recorded, as by another program, is missing; the line may be empty.
     """
-    model, data = settings.get("model.name"), _data(settings)
-    subject = " on ".join(str(part) for part in (model, data) if part)
     rate = settings.get("optimizer.lr")
     number = f"{rate:.4g}" if isinstance(rate, float) else rate
-    parts = (subject, "" if rate is None else f"lr={number}", _adapter(settings), _length(settings))
+    parts = (
+        subject(settings),
+        "" if rate is None else f"lr={number}",
+        _adapter(settings),
+        _length(settings),
+    )
     return ", ".join(part for part in parts if part)
 
 

@@ -114,6 +114,11 @@ class Status:
         return self._text("wandb_id")
 
     @property
+    def wandb_url(self) -> str | None:
+        """The page of the W&B run; None if there is none, as of an offline run."""
+        return self._text("wandb_url")
+
+    @property
     def tries(self) -> int | None:
         """How often the job was started in a pack that was killed; None: never."""
         value = self.content.get("tries")

@@ -1,5 +1,6 @@
 """The complete settings of each command, and the rules between their groups."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -11,6 +12,7 @@ from hydratune.bounds import load_yaml
 from hydratune.errors import Problem, refuse
 from hydratune.settings import monitor
 from hydratune.settings.adapter import AdapterConfig, AdapterContext
+from hydratune.settings.answering import ChattingConfig, GeneratingConfig
 from hydratune.settings.data import DataConfig
 from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.export import ExportSettings, ServeSettings
@@ -183,6 +185,51 @@ class DecideConfig(TrainConfig):
             yield from super().problems()
 
 
+class IntendedUse(StrEnum):
+    """What a fine-tuned model is meant for, against which the licence of its base is read."""
+
+    unstated = "unstated"  # the licence is shown and not judged
+    commercial = "commercial"  # in a product or a business
+    research = "research"  # without a commercial purpose
+
+
+@dataclass
+class PlanConfig(TrainConfig):
+    """Settings of planning a run: what it needs and costs.
+
+    Every setting of train belongs to them.
+    """
+
+    # what the fine-tuned model is meant for; the licence of the base is read against it
+    intended_use: IntendedUse = IntendedUse.unstated
+    # money for an hour of the device on which training is timed, in your currency
+    price_per_hour: float | None = None
+    # tokens of rows that training does in a second, if you know it; null: measured (probe) or
+    # estimated
+    tokens_per_second: float | None = None
+    probe: bool = False  # train three steps in another process, and measure seconds and memory
+    # an accelerator of the catalogue, such as "RTX 4090", for which seconds are estimated; null:
+    # this machine
+    device: str | None = None
+    utilisation: float = 0.4  # share of the device's arithmetic that an estimate assumes
+    output: str | None = path_setting(None)  # folder; null: outputs/plan/<name>
+    html: bool = True  # write report.html, with a picture of the memory by part
+    json: bool = False  # print plan.json instead of tables
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        for name in ("price_per_hour", "tokens_per_second"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                yield Problem(name, value, "must be above 0", f"for example {name}=2.5")
+        if not 0 < self.utilisation <= 1:
+            fix = "usual: utilisation=0.4"
+            yield Problem("utilisation", self.utilisation, "must be in (0, 1]", fix)
+        if self.probe and self.tokens_per_second is not None:
+            why = "tokens_per_second says already how fast training is"
+            yield Problem("probe", True, why, "leave one of the two out")
+
+
 class EvaluationSource(StrEnum):
     """What ``hydratune evaluate`` starts from."""
 
@@ -268,6 +315,16 @@ class ExportConfig(ExportSettings, CommandConfig):
 
 
 @dataclass
+class GenerateConfig(GeneratingConfig, CommandConfig):
+    """Settings of answering the rows of a file with the model of a run."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        yield from self.generating_problems()
+        yield from secret_problems("", plain(self))
+
+
+@dataclass
 class ServeConfig(ServeSettings, CommandConfig):
     """Settings of answering requests with a fine-tuned model."""
 
@@ -275,6 +332,16 @@ class ServeConfig(ServeSettings, CommandConfig):
         if self.run is not None:
             yield from _run_problems(self.run)
         yield from self.own_problems()
+        yield from secret_problems("", plain(self))
+
+
+@dataclass
+class ChatConfig(ChattingConfig, CommandConfig):
+    """Settings of a conversation with the model of a run in the terminal."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _run_problems(self.run)
+        yield from self.chatting_problems()
         yield from secret_problems("", plain(self))
 
 
@@ -293,12 +360,15 @@ _NO_LONGER_SETTINGS = ("evaluation.every_steps", "evaluation.sample")
 
 COMMANDS: dict[str, type[CommandConfig]] = {
     "prepare": PrepareConfig,
+    "plan": PlanConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "decide": DecideConfig,
     "judge": JudgeConfig,
     "export": ExportConfig,
     "serve": ServeConfig,
+    "generate": GenerateConfig,
+    "chat": ChatConfig,
 }
 
 

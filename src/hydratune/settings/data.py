@@ -186,6 +186,9 @@ class DataConfig:
     schema: dict[str, Any] | None = None
     schema_file: str | None = path_setting(None)  # the same from a file
     max_train_rows: int | None = None  # take a fixed sample of the training rows, whatever the seed
+    # share of these rows that is trained on: a random part, drawn by the run's seed; larger shares
+    # contain the rows of smaller ones. To measure what more data brings: sweep=data_size
+    train_share: float = 1.0
     max_validation_rows: int | None = None  # take a fixed sample of the validation rows
     max_test_rows: int | None = None  # take a fixed sample of the test rows
     validation_fraction: float = 0.1  # split off the training rows when there is no validation file
@@ -207,6 +210,7 @@ class DataConfig:
         yield from self._overlap_problems()
         for name in ("max_train_rows", "max_validation_rows", "max_test_rows", "overfit_rows"):
             yield from at_least(f"data.{name}", getattr(self, name), 1, " row")
+        yield from self._share_problems()
         yield from self._fraction_problems()
         if self.overfit_rows is not None and self.control is not Control.none:
             why = "data.overfit_rows is set as well"
@@ -243,6 +247,17 @@ class DataConfig:
             )
             fix = f"set data.split_overlap={most} or less"
             yield Problem("data.split_overlap", self.split_overlap, why, fix)
+
+    def _share_problems(self) -> Iterator[Problem]:
+        if not 0 < self.train_share <= 1:
+            why = "must be above 0 and at most 1: it is a share of the training rows"
+            fix = "for example data.train_share=0.5; a number of rows is data.max_train_rows"
+            yield Problem("data.train_share", self.train_share, why, fix)
+        elif self.train_share < 1 and self.overfit_rows is not None:
+            why = "data.overfit_rows says which rows are trained on"
+            yield Problem(
+                "data.train_share", self.train_share, why, "leave it out, or data.overfit_rows"
+            )
 
     def _fraction_problems(self) -> Iterator[Problem]:
         validation, test = self.validation_fraction, self.test_fraction

@@ -92,6 +92,17 @@ class ModelConfig:
         """
         raise NotImplementedError(type(self).__name__)
 
+    def folder_at_hand(self) -> Path | None:
+        """Return the folder with the model's config and tokenizer if it is on this machine already.
+
+        Nothing is downloaded or unpacked for it.
+        """
+        return None
+
+    def hub_name(self) -> str | None:
+        """Return the id on the hub of the model whose sizes and licence these are."""
+        return None
+
     def loaded_identity(self, source: Source, commit: str | None) -> str:
         """Return what identifies the loaded weights; ``commit`` is that of a hub model."""
         return source.identity

@@ -189,7 +189,7 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
         settings = values.get(group)
         if isinstance(settings, dict):
             tree[group] = OmegaConf.structured(_variant_of(group, settings))
-    result = OmegaConf.to_object(OmegaConf.merge(tree, values))
+    result = OmegaConf.to_object(OmegaConf.unsafe_merge(tree, values))
     assert isinstance(result, kind)
     expand_paths(result)
     return result

@@ -31,7 +31,7 @@ from hydratune.settings.overrides import typed_overrides
 from hydratune.settings.registry import all_variants, override_key, plain, typed
 from hydratune.settings.used_parts import only_in_this_process
 from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.planning import PlannedJob, without_hydra
+from hydratune.sweeps.planning import PlannedJob, of_train
 from hydratune.sweeps.test_size import say_if_too_few_test_rows
 from hydratune.sweeps.void_axes import effective_identity, void_axes, without_effect_on_any
 from hydratune.tracking import environment
@@ -146,7 +146,7 @@ def check_job(
     with open_dict(composed):
         composed.hydra.job.id, composed.hydra.job.num = str(number), number
     try:
-        settings = typed(without_hydra(composed), TrainConfig)
+        settings = typed(of_train(composed), TrainConfig)
     except OmegaConfBaseException as error:
         return None, [_uncomposed(error, overrides)]
     settings.name = settings.name or str(composed.hydra.runtime.choices["data"])

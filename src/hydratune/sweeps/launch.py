@@ -44,6 +44,7 @@ from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.pack_processes import run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
 from hydratune.sweeps.stop_requests import withdraw_stops
+from hydratune.sweeps.train_sizes import check_train_sizes
 from hydratune.tracking.wandb import sweep_page, sync_command
 from hydratune.wording import counted
 
@@ -72,6 +73,7 @@ def launch(
         jobs = check_jobs(context, sweep, overrides, first)
         refuse_several_monitors(jobs, options)
         say_if_first_rung_is_early([job.settings for job in jobs], options)
+        check_train_sizes([job.settings for job in jobs], options)
     except Exception:
         remove_folder_of_refused(folder)
         raise

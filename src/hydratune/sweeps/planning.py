@@ -1,7 +1,7 @@
 """Which jobs of a sweep can share a process, and why the others cannot. Needs no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +13,8 @@ from hydratune.settings import packages
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.data import Control
 from hydratune.settings.registry import plain
+
+_OWN_OF_A_JOB = ("batch_size", "train_share")  # settings of data that jobs of a pack may vary
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,11 @@ def why_alone(config: TrainConfig) -> str | None:
 
 
 def shared_by(config: TrainConfig) -> str:
-    """Return a hash that is equal for jobs with the same base model, rows, tokens and precision."""
-    data = {key: value for key, value in plain(config.data).items() if key != "batch_size"}
+    """Return a hash that is equal for jobs with the same base model, data, tokens and precision.
+
+    Which share of the training rows a job takes may differ: ``which_rows`` keeps these apart.
+    """
+    data = {key: value for key, value in plain(config.data).items() if key not in _OWN_OF_A_JOB}
     # an adapter that is trained further is attached to each job's own copy of the model
     model = {key: value for key, value in plain(config.model).items() if key != "adapter"}
     trainer = config.trainer
@@ -110,3 +115,9 @@ def shared_by(config: TrainConfig) -> str:
 def without_hydra(composed: DictConfig) -> DictConfig:
     """Return a composed config without Hydra's own settings."""
     return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def of_train(composed: DictConfig) -> DictConfig:
+    """Return the settings of train in a composed config, without those of another command."""
+    names = {field.name for field in fields(TrainConfig)}
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key in names])

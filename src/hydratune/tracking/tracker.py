@@ -15,6 +15,8 @@ from hydratune.records.run_directory import HistoryRow
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
+WANDB_PAGE = "W&B"  # the label of the page of the run itself
+
 
 class Tracker(Protocol):
     """Mirrors one run."""

@@ -31,6 +31,7 @@ from hydratune.settings.monitor import LOSS
 from hydratune.settings.registry import flat
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TrackingConfig
+from hydratune.tracking.tracker import WANDB_PAGE
 from hydratune.tracking.typed_command import shown_as_typed, typed_command
 from hydratune.tracking.wandb_agent import outside_of_sweep
 from hydratune.tracking.wandb_baselines import (
@@ -330,7 +331,7 @@ def _pages(run: "WandbRun") -> dict[str, str]:
     if run.offline or not run.url:
         return {}
     group = f"{run.project_url}/groups/{quote(run.group, safe='')}" if run.group else ""
-    pages = {"W&B": run.url, _GROUP: group, "W&B sweep": run.sweep_url or ""}
+    pages = {WANDB_PAGE: run.url, _GROUP: group, "W&B sweep": run.sweep_url or ""}
     return {label: page for label, page in pages.items() if page}
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from hydratune.settings.data import Level, QualityConfig
 
@@ -164,8 +164,8 @@ CHECKS: dict[str, Check] = {
     ),
     "size": Check(
         "training rows",
-        "500 to 5,000 good rows are the usual range for LoRA",
-        "fewer: add rows; more: more is not always better",
+        "500 to 5,000 good rows are usual for LoRA; how many are enough depends on the task",
+        "measure what more rows bring: hydratune train -m sweep=data_size, with these settings",
     ),
     "label_balance": Check(
         "labels that are very frequent or very rare",
@@ -224,6 +224,16 @@ class Finding:
     splits: dict[str, int] = field(default_factory=dict)  # split -> its part of the count
     found_in: list[str] = field(default_factory=list)  # of leaks: the earlier splits with each row
     fix: str = ""  # replaces the check's own where the remedy depends on the rows
+
+    def counted(self) -> dict[str, Any]:
+        """Return which rows the check found, as plain values."""
+        return {
+            "count": self.count,
+            "rows": self.rows,
+            "where": self.where,
+            "splits": self.splits,
+            "examples": self.examples,
+        }
 
     def plain(self) -> CheckReport:
         """Return the finding as plain values for report.json."""

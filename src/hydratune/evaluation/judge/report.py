@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from hydratune.evaluation.answer_differences import Piece, differing
 from hydratune.evaluation.judge.summary import JudgedRow, Summary
 from hydratune.evaluation.measures import cut_sentence, user_text
 from hydratune.evaluation.pages import bar, page
@@ -10,6 +11,7 @@ from hydratune.wording import counted
 
 _MOST_ROWS = 60  # on the page
 _LONGEST = 2000  # letters of a text
+_LOOKS = {"better": "fit", "worse": "error"}  # of the verdict
 _WINNER_ORDER = {"theirs": 0.0, "tie": 1.0, "ours": 2.0}
 
 
@@ -19,8 +21,13 @@ def render(
     judgements: Sequence[JudgedRow],
     ours: Sequence[Prediction],
     others: Sequence[Prediction],
+    subject: str = "",
 ) -> str:
-    """Return the page. ``others``: the answers judged beside ``ours``; empty for a rubric."""
+    """Return the page.
+
+    ``others``: the answers judged beside ``ours``; empty for a rubric. ``subject``: the headline of
+    the run.
+    """
     our_answers = {str(row["id"]): row for row in ours}
     other_answers = {str(row["id"]): row for row in others}
     order = sorted(judgements, key=lambda row: (not row["why"], _order(row)))
@@ -28,11 +35,19 @@ def render(
         _row(row, our_answers.get(str(row["id"]), EMPTY), other_answers.get(str(row["id"])))
         for row in order[:_MOST_ROWS]
     ]
+    results = _results(content)
+    sections = [("result", "Result")] if results else []
+    sections += [("agreement", "Agreement with people")] if "agreement" in content else []
     return page(
         "judge_report.html.j2",
         name=name,
+        subject=subject,
+        look=_LOOKS.get(
+            str(content.get("verdict")), "plain" if content["kind"] == "score" else "warn"
+        ),
+        sections=[*sections, ("judgements", "Judgements"), ("rubric", "Rubric and criteria")],
         content=content,
-        results=_results(content),
+        results=results,
         verdict=verdict(content),
         cut=cut_lines(content),
         rows=rows,
@@ -123,19 +138,21 @@ def _order(row: JudgedRow) -> float:
 
 def _row(row: JudgedRow, ours: Prediction, theirs: Prediction | None) -> Mapping[str, object]:
     feedback = row.get("feedback") or []
-    texts = [
-        ("request", user_text(ours)),
-        ("reference", str(ours.get("reference", ""))),
-        ("answer", str(ours.get("prediction", ""))),
-    ]
+    reference = str(ours.get("reference", ""))
+    answers = {"answer": str(ours.get("prediction", ""))}
     if theirs:
-        texts.append(("the other answer", str(theirs.get("prediction", ""))))
+        answers["the other answer"] = str(theirs.get("prediction", ""))
+    texts = [
+        ("request", [Piece(user_text(ours)[:_LONGEST])]),
+        ("reference", [Piece(reference[:_LONGEST])]),
+        *((title, differing(reference, text, _LONGEST)) for title, text in answers.items()),
+    ]
     cut = ", answer cut at the token limit" if row.get("cut") else ""
     return {
         "id": str(row["id"]),
         "judgement": f"{row['why'] or _judgement(row)}{cut}",
         "feedback": feedback if isinstance(feedback, list) else [feedback],
-        "texts": [(title, text[:_LONGEST]) for title, text in texts],
+        "texts": texts,
     }
 
 

@@ -1,6 +1,7 @@
 """A model on the Hugging Face hub."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from omegaconf import MISSING
@@ -24,6 +25,15 @@ class HubModel(ModelConfig):
     def locate(self) -> Source:
         identity = f"hub:{self.id}@{self.revision or 'main'}"
         return Source(self.id, self.revision, identity)
+
+    def folder_at_hand(self) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        file = try_to_load_from_cache(self.id, "config.json", revision=self.revision)
+        return Path(file).parent if isinstance(file, str) else None
+
+    def hub_name(self) -> str | None:
+        return self.id
 
     def loaded_identity(self, source: Source, commit: str | None) -> str:
         return f"hub:{self.id}@{commit}" if commit else source.identity

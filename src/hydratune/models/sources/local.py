@@ -33,6 +33,9 @@ class LocalModel(ModelConfig):
             raise InputError(f"model.path = {self.path}: {damage}")
         return Source(self.path, None, f"folder:{_folder_identity(Path(self.path))}")
 
+    def folder_at_hand(self) -> Path | None:
+        return Path(self.path)
+
     def loading_error(self, source: Source, reason: str) -> HydratuneError:
         fix = "give a complete Hugging Face folder: config.json, *.safetensors, tokenizer files"
         problem = Problem("model.path", source.name, f"cannot be loaded ({reason})", fix)

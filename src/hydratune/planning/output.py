@@ -1,0 +1,70 @@
+"""Where a plan goes: the terminal, plan.json and report.html."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from rich.markup import escape
+
+from hydratune import digests
+from hydratune.console import console, section
+from hydratune.errors import ConfigError, Problem
+from hydratune.planning import page, terminal
+from hydratune.planning.plan import Plan
+from hydratune.planning.sweep_plan import SweepPlan
+from hydratune.records.files import write_json, write_text
+from hydratune.settings.commands import PlanConfig, TrainConfig
+from hydratune.settings.overrides import typed_overrides
+
+_FILES = {"plan.json", "report.html", digests.INDEX}
+_PLACE = Path("outputs/plan")
+# settings that train does not have
+_OWN = {f.name for f in fields(PlanConfig)} - {f.name for f in fields(TrainConfig)}
+
+
+def typed_of_train(overrides: object) -> list[str]:
+    """Return what the user typed without the settings that only ``plan`` has."""
+    every = overrides if isinstance(overrides, tuple | list) else typed_overrides(overrides)
+    return [str(o) for o in every if str(o).lstrip("+").partition("=")[0] not in _OWN]
+
+
+def choose_folder(config: PlanConfig) -> Path:
+    """Return the folder for the files of a plan, before anything is planned.
+
+    Raises ``ConfigError`` for a file, and for a folder with other contents.
+    """
+    folder = Path(config.output) if config.output else _PLACE / str(config.name)
+    why = ""
+    if any(part.is_file() for part in (folder, *folder.parents)):
+        why = "this path is, or passes through, a file"
+    elif folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
+        if others:
+            why = f"this folder contains other files: {', '.join(others[:5])}"
+    if why:
+        fix = "choose a new folder, such as output=outputs/plan/new"
+        raise ConfigError([Problem("output", folder, why, fix)])
+    return folder
+
+
+def show(config: PlanConfig, plan: Plan, sweep: SweepPlan | None = None) -> None:
+    """Print a plan, and write plan.json and report.html."""
+    content = {**plan.content(), **({"sweep": sweep.content()} if sweep is not None else {})}
+    folder = choose_folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "plan.json", content)
+    if config.html:
+        write_text(folder / "report.html", page.render(plan, sweep))
+    if config.json:
+        print(json.dumps(content, indent=1))
+        return
+    if sweep is not None:
+        section("sweep")
+        for line in sweep.lines:
+            console.print(escape(line), soft_wrap=True)
+        section("its largest trial")
+    for part in terminal.render(plan):
+        console.print(part, soft_wrap=isinstance(part, str))
+    name = "report.html" if config.html else "plan.json"
+    others = "  [dim](and plan.json)" if config.html else ""
+    console.print(f"plan        {escape(str(folder / name))}{others}", soft_wrap=True)

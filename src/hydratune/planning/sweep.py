@@ -1,0 +1,139 @@
+"""``hydratune plan -m``: the trials of a sweep planned, none of them run."""
+
+from collections.abc import Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from hydratune.cores import cpu_count
+from hydratune.planning.output import show, typed_of_train
+from hydratune.planning.plan import Plan, make_plan
+from hydratune.planning.probe import run_probe
+from hydratune.planning.sweep_plan import (
+    SweepPlan,
+    largest,
+    lines_of,
+    memory_of_pack,
+    steps_with_halving,
+)
+from hydratune.planning.terminal import spoken
+from hydratune.settings.commands import PlanConfig
+from hydratune.settings.registry import typed
+from hydratune.sweeps.first_rung import say_if_first_rung_is_early
+from hydratune.sweeps.job_checks import check_jobs, refuse_several_monitors
+from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.planning import PlannedJob, without_hydra
+from hydratune.sweeps.planning import plan as divide
+
+
+def plan_sweep(
+    context: HydraContext,
+    sweep: DictConfig,
+    overrides: Sequence[Sequence[str]],
+    first: int,
+    options: PackOptions | None = None,
+) -> None:
+    """Check every trial as ``train -m`` does, and print what all of them need and cost.
+
+    Raises ``ConfigError`` with every conflict.
+    """
+    jobs = check_jobs(context, sweep, overrides, first)
+    refuse_several_monitors(jobs, options)
+    say_if_first_rung_is_early([job.settings for job in jobs], options)
+    plans = _plans(jobs, sweep)
+    _show(jobs, plans, len(jobs), sweep, options)
+
+
+def plan_search(
+    context: HydraContext,
+    sweep: DictConfig,
+    settings: Mapping[str, object],
+    arguments: Sequence[str],
+) -> None:
+    """Print what the trials of a search need and cost: of each that of the settings without a
+    range, since what a sampler draws is not known.
+    """
+    parser = OverridesParser.create()
+    fixed = [text for text in arguments if not parser.parse_override(text).is_sweep_override()]
+    jobs = check_jobs(context, sweep, [fixed], 0)
+    options = PackOptions.from_mapping(
+        {key: value for key, value in sweep.hydra.launcher.items() if key != "_target_"}
+    )
+    count = int(str(settings["n_trials"]))
+    _show(jobs, _plans(jobs, sweep), count, sweep, options)
+
+
+def _plans(jobs: Sequence[PlannedJob], sweep: DictConfig) -> dict[int, Plan]:
+    plans: dict[int, Plan] = {}
+    probe = None
+    for number, job in enumerate(jobs):
+        config = typed(without_hydra(job.composed), PlanConfig)
+        config.name = job.settings.name
+        if number == 0:
+            config.check()
+            overrides = typed_of_train(job.job.overrides)
+            probe = run_probe(config, overrides) if config.probe else None
+        plans[number] = make_plan(config, typed_of_train(sweep.hydra.overrides.task), probe)
+    return plans
+
+
+def _show(
+    jobs: Sequence[PlannedJob],
+    plans: Mapping[int, Plan],
+    trials: int,
+    sweep: DictConfig,
+    options: PackOptions | None,
+) -> None:
+    settings = {number: job.settings for number, job in enumerate(jobs)}
+    if trials > len(jobs):  # of a search, whose trials are alike
+        settings = dict.fromkeys(range(trials), jobs[0].settings)
+    every = {number: plans[min(number, len(plans) - 1)] for number in settings}
+    division = divide(settings, options.pack_size if options is not None else 1)
+    steps = [plan.duration.steps for plan in every.values()]
+    all_steps, halved = sum(steps), steps_with_halving(steps, options)
+    seconds, money = _total(list(every.values()), halved / max(1, all_steps))
+    said = _said(list(every.values()), seconds, money)
+    together = (options.together if options is not None else None) or cpu_count() + 2
+    of_packs = [memory_of_pack([every[n].here for n in pack], together) for pack in division.packs]
+    pack_memory = max(of_packs, default=None)
+    lines = lines_of(
+        trials, division, settings, (all_steps, halved), (seconds, money, said), pack_memory
+    )
+    result = SweepPlan(
+        trials,
+        division.packs,
+        division.alone,
+        all_steps,
+        halved,
+        seconds,
+        money,
+        pack_memory,
+        lines,
+    )
+    config = typed(without_hydra(jobs[0].composed), PlanConfig)
+    config.name = jobs[0].settings.name
+    show(config, largest(plans), result)
+
+
+def _total(plans: Sequence[Plan], share: float) -> tuple[float | None, float | None]:
+    """Return the seconds and the money of all trials, one after the other."""
+    seconds = [plan.duration.seconds for plan in plans]
+    money = [plan.duration.money for plan in plans]
+    known = [s for s in seconds if s is not None]
+    paid = [m for m in money if m is not None]
+    return (
+        share * sum(known) if len(known) == len(plans) else None,
+        share * sum(paid) if len(paid) == len(plans) else None,
+    )
+
+
+def _said(plans: Sequence[Plan], seconds: float | None, money: float | None) -> str:
+    basis = plans[0].duration.basis.value
+    if seconds is None:
+        return f"time: {basis}"
+    cost = "" if money is None else f", {money:,.2f} at price_per_hour"
+    return (
+        f"{spoken(seconds)} for all trials one after the other{cost} ({basis}); the trials of a"
+        " pack share start-up, so they take less"
+    )
