@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import hydratune as package
 from conftest import SMALL
 from hydratune import digests
+from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import InputError, RunError
 
 Command = Callable[..., tuple[int, str]]
@@ -56,7 +57,8 @@ def tuned(run: Path, base: Any = None) -> Any:
     """Return the run's model as PEFT loads it, without this package."""
     if base is None:
         base = AutoModelForCausalLM.from_pretrained(base_folder(run), dtype=torch.float32)
-    return PeftModel.from_pretrained(base, run / "adapter").eval()
+    with hidden_peft_warnings():
+        return PeftModel.from_pretrained(base, run / "adapter").eval()
 
 
 def base_folder(run: Path) -> str:
@@ -175,7 +177,6 @@ METHODS = {
     "freeze": ("adapter=freeze", "adapter.last_layers=1"),
     "full": ("adapter=none",),
     "embeddings": ("adapter.modules_to_save=[embed_tokens]",),
-    "bias": ("adapter.bias=all",),
 }
 
 

@@ -29,7 +29,7 @@ def _transformers(target: Target, settings: ServeSettings) -> list[str]:
     model = str(target.folder)
     if target.kind is Kind.gguf:
         model = f"{model}:{target.file.name}"
-    # on a CPU, 16-bit weights are far slower, and the run computed in fp32
+    # the run was measured in fp32 where there is no GPU
     dtype = () if _has_accelerator() else ("--dtype", "float32")
     return [
         *(sys.executable, "-m", "transformers.cli.transformers", "serve", model, *dtype),
