@@ -315,6 +315,12 @@ def test_a_search_is_planned_by_its_number_of_trials(hydratune: Command) -> None
 def test_conflicts_of_a_sweep_are_refused_as_in_training(hydratune: Command) -> None:
     code, text = hydratune("plan", "-m", "model=tiny", "optimizer.lr=1e-3,-1", *FEW)
     assert code == 2 and "optimizer.lr = -1" in text
+    halving = "hydra.launcher.halving.min_steps=2"
+    words = ("-m", "model=tiny", *FEW, "data.train_share=0.5,1", "seed=1,2", halving)
+    refusals = [hydratune(command, *words) for command in ("plan", "train")]
+    assert [code for code, _ in refusals] == [2, 2]
+    reasons = [text.partition("hydra.launcher.halving")[2] for _, text in refusals]
+    assert reasons[0] == reasons[1] != ""
     code, text = hydratune("plan", "sweep=learning_rate", "model=tiny")
     assert code == 2 and "hydratune plan -m sweep=learning_rate" in text
 

@@ -85,13 +85,11 @@ def answer(
     on_gpu = reader.device.type != "cpu"
     copied = 1 / model.config.get_text_config().num_hidden_layers if on_gpu else 0.0
     batches = batches_of(prompts, references, max_new_tokens, at_most, limit, copied)
-    batches = [[i for i in batch if i not in done] for batch in batches] if done else batches
-    batches = [batch for batch in batches if batch]
+    batches = [asked for batch in batches if (asked := [i for i in batch if i not in done])]
     answering = _Answering(reader, prompts, references, stop, max_new_tokens, guide)
-    answering.sampling, answering.received = sampling, received
     with progress(title, len(prompts), quiet=quiet) as ticker, ModelPatches(model) as patches:
         patches.use_fast_linears()
-        answering.ticker = ticker
+        answering.ticker, answering.sampling, answering.received = ticker, sampling, received
         if done:
             ticker.resume_at(len(prompts) - sum(map(len, batches)))
         run_batches(answering.work, batches, reader.device, pool, answering.abandoned.set)

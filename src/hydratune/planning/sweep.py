@@ -20,8 +20,7 @@ from hydratune.planning.sweep_plan import (
 from hydratune.planning.terminal import spoken
 from hydratune.settings.commands import PlanConfig
 from hydratune.settings.registry import typed
-from hydratune.sweeps.first_rung import say_if_first_rung_is_early
-from hydratune.sweeps.job_checks import check_jobs, refuse_several_monitors
+from hydratune.sweeps.job_checks import check_jobs, check_sweep
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, without_hydra
 from hydratune.sweeps.planning import plan as divide
@@ -38,9 +37,7 @@ def plan_sweep(
 
     Raises ``ConfigError`` with every conflict.
     """
-    jobs = check_jobs(context, sweep, overrides, first)
-    refuse_several_monitors(jobs, options)
-    say_if_first_rung_is_early([job.settings for job in jobs], options)
+    jobs = check_sweep(context, sweep, overrides, first, options)
     plans = _plans(jobs, sweep)
     _show(jobs, plans, len(jobs), sweep, options)
 

@@ -30,9 +30,11 @@ from hydratune.settings.not_given import not_given
 from hydratune.settings.overrides import typed_overrides
 from hydratune.settings.registry import all_variants, override_key, plain, typed
 from hydratune.settings.used_parts import only_in_this_process
+from hydratune.sweeps.first_rung import say_if_first_rung_is_early
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob, of_train
 from hydratune.sweeps.test_size import say_if_too_few_test_rows
+from hydratune.sweeps.train_sizes import check_train_sizes
 from hydratune.sweeps.void_axes import effective_identity, void_axes, without_effect_on_any
 from hydratune.tracking import environment
 from hydratune.wording import counted
@@ -49,6 +51,25 @@ _RESERVED_NAMES = (
     "study.log.sha256",
     "digests.json",
 )
+
+
+def check_sweep(
+    context: HydraContext,
+    sweep: DictConfig,
+    overrides: Sequence[Sequence[str]],
+    first: int,
+    options: PackOptions | None,
+) -> list[PlannedJob]:
+    """Compose and check the jobs of a sweep, each by itself and all of them together.
+
+    Raises ``ConfigError`` with what is wrong.
+    """
+    jobs = check_jobs(context, sweep, overrides, first)
+    refuse_several_monitors(jobs, options)
+    settings = [job.settings for job in jobs]
+    say_if_first_rung_is_early(settings, options)
+    check_train_sizes(settings, options)
+    return jobs
 
 
 def check_jobs(

@@ -31,12 +31,10 @@ from hydratune.records.sweep import (
 )
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.devices import visible_gpus
-from hydratune.sweeps.first_rung import say_if_first_rung_is_early
 from hydratune.sweeps.job_checks import (
-    check_jobs,
+    check_sweep,
     refuse_other_halving,
     refuse_other_settings,
-    refuse_several_monitors,
 )
 from hydratune.sweeps.job_processes import run_one_by_one, wait_for_unfinished
 from hydratune.sweeps.options import PackOptions
@@ -44,7 +42,6 @@ from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.pack_processes import run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
 from hydratune.sweeps.stop_requests import withdraw_stops
-from hydratune.sweeps.train_sizes import check_train_sizes
 from hydratune.tracking.wandb import sweep_page, sync_command
 from hydratune.wording import counted
 
@@ -70,10 +67,7 @@ def launch(
     """
     folder = Path(str(sweep.hydra.sweep.dir)).absolute()
     try:
-        jobs = check_jobs(context, sweep, overrides, first)
-        refuse_several_monitors(jobs, options)
-        say_if_first_rung_is_early([job.settings for job in jobs], options)
-        check_train_sizes([job.settings for job in jobs], options)
+        jobs = check_sweep(context, sweep, overrides, first, options)
     except Exception:
         remove_folder_of_refused(folder)
         raise
