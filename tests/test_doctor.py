@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -136,6 +137,9 @@ def test_folders_that_cannot_be_written_stop_training(report: Any, tmp_path: Pat
     code, found = report()
     assert code == 1 and found["outputs"]["level"] == "problem"
     assert "is a file" in found["outputs"]["text"]
+    command = found["outputs"]["remedy"].partition(", or ")[0]
+    subprocess.run(shlex.split(command), check=True)
+    assert report()[1]["outputs"]["level"] == "ok"
 
 
 def test_little_disk_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

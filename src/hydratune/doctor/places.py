@@ -1,6 +1,7 @@
 """Folders: where runs and the cache are written, and how much room there is."""
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -48,7 +49,8 @@ def _place(name: str, folder: Path, remedy: str) -> Finding:
         existing = existing.parent
     facts: dict[str, object] = {"path": str(folder.absolute())}
     if not existing.is_dir():
-        return Finding(name, f"{existing} is a file", Level.problem, remedy, facts)
+        moved = shlex.join(["mv", str(existing), f"{existing}.old"])
+        return Finding(name, f"{existing} is a file", Level.problem, f"{moved}, or {remedy}", facts)
     try:
         with tempfile.TemporaryFile(dir=existing) as stream:
             stream.write(b"hydratune doctor")
