@@ -189,7 +189,10 @@ def test_changed_settings_or_data_are_reported_and_refused(
         and "was written by an older hydratune" in text
         and "resume=never begins anew" in text
     )
+    del checkpoint["made_of"]["settings"]["data.train_share"]  # nor had it this setting
     torch.save(checkpoint, file)
+    code, text = hydratune(*words, "resume=force", "data.train_share=0.5")
+    assert code == 2 and "data.train_share was 1.0 and is 0.5" in text
     code, text = hydratune(*words, "resume=force")
     assert (
         code == 0

@@ -34,6 +34,7 @@ from search_cases import (
 pytestmark = pytest.mark.usefixtures("packs_here")
 
 Command = Callable[..., tuple[int, str]]
+SHARES_AND_HALVING = ("data.train_share=0.5,1", "hydra.launcher.halving.min_steps=2")
 
 
 @pytest.fixture
@@ -129,6 +130,7 @@ def test_several_objectives_end_in_a_pareto_front(hydratune: Command, tmp_path: 
         (["hydra/sweeper=basic"], "add hydra/sweeper=optuna"),
         (["hydra/launcher=basic"], "hydra/launcher=pack"),
         (["hydra.sweep.subdir=trial"], "hydra.sweep.subdir"),
+        (["hydra/launcher=pack", *SHARES_AND_HALVING], "set hydra.launcher.halving.min_steps=null"),
     ],
 )
 def test_a_search_that_cannot_work_is_refused_before_the_first_trial(

@@ -20,7 +20,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.settings import used_parts
 from hydratune.settings.commands import Resume
 from hydratune.settings.monitor import Monitor
-from hydratune.settings.registry import flat, plain
+from hydratune.settings.registry import defaults, flat, plain
 from hydratune.tracking import environment
 from hydratune.training import resume, schedules
 from hydratune.training.schedules import total_steps
@@ -100,9 +100,14 @@ class _Changes:
 
 
 def _compare(job: Job, before: Mapping[str, Json]) -> _Changes:
-    """Compare the job with the identity ``before`` that the checkpoint holds."""
+    """Compare the job with the identity ``before`` that the checkpoint holds.
+
+    A setting that did not exist when it was written counts as at its default.
+    """
     now = identity(job)
-    old, new = before["settings"], now["settings"]
+    new = now["settings"]
+    unset = {key: str(value) for key, value in defaults(job.config).items() if key in new}
+    old = {**unset, **before["settings"]}
     settings = [
         f"{key} was {old.get(key)} and is {new.get(key)}"
         for key in {**old, **new}

@@ -13,7 +13,7 @@ instant.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
@@ -219,6 +219,22 @@ def plain(config: object) -> dict[str, Any]:
     """Return a dataclass as nested plain values, enums by name: what is stored and sent to W&B."""
     assert is_dataclass(config)
     return {field.name: _plain_value(getattr(config, field.name)) for field in fields(config)}
+
+
+def defaults(config: object) -> dict[str, Any]:
+    """Return the defaults of all settings of a dataclass that have one, by dotted key."""
+    assert is_dataclass(config)
+    result: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            inner = defaults(value)
+            result |= {f"{field.name}.{key}": default for key, default in inner.items()}
+        elif field.default_factory is not MISSING:
+            result |= flat(_plain_value(field.default_factory()), field.name)
+        elif field.default is not MISSING:
+            result |= flat(_plain_value(field.default), field.name)
+    return result
 
 
 def _plain_value(value: object) -> object:

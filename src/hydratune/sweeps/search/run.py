@@ -37,6 +37,7 @@ from hydratune.sweeps.search.settings import Search, SearchSettings
 from hydratune.sweeps.search.space import SearchSpace, read_space
 from hydratune.sweeps.search.study import COMPOSED, open_study
 from hydratune.sweeps.search.trials import run_batch
+from hydratune.sweeps.train_sizes import check_train_sizes
 from hydratune.sweeps.trial_locks import sweep_lock
 from hydratune.sweeps.void_axes import effective_identity, void_axis
 from hydratune.wording import counted, noun_for
@@ -117,6 +118,7 @@ def _check(
     monitor = _monitor(corners)
     objectives = read_objectives(settings.objectives, monitor)
     refuse_unmeasured(objectives, corners)
+    check_train_sizes(corners, packing)
     say_if_first_rung_is_early(corners, packing)
     sampler = make_sampler(settings, space.dimensions, objectives)
     resume, common = corners[0].resume, space.describe()
