@@ -62,6 +62,7 @@ def test_a_folder_names_no_path_and_loads_elsewhere(
     assert torch.equal(loaded.eval()(ids).logits, expected)
 
 
+@pytest.mark.slow
 def test_our_own_commands_find_the_base(hydratune: Command, tmp_path: Path, base: Path) -> None:
     local = ("model=local", f"model.path={base}")
     adapter = trained(hydratune, tmp_path / "run", *local)

@@ -435,6 +435,7 @@ def test_a_refused_sweep_raises_what_the_command_prints() -> None:
         hydratune.sweep("seed=0,1 hydra.sweep.dir=x", directory="y")
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_jobs_fail_raises(place: Path) -> None:
     settings = f"{QUICK} seed=0,1 trainer.monitor=val/field_f1"  # the rows have no fields
     with pytest.raises(SweepError, match="2 of 2 jobs failed"):

@@ -127,6 +127,7 @@ def test_a_model_that_learnt_its_canaries_is_exposed(hydratune: Command, tmp_pat
     assert hydratune("evaluate", f"run={tmp_path}/run")[0] == 0
 
 
+@pytest.mark.slow
 def test_jobs_with_and_without_canaries_share_no_pack(hydratune: Command, tmp_path: Path) -> None:
     words = (
         "train",

@@ -307,6 +307,7 @@ def test_halving_over_sizes_is_refused(hydratune: Command, tmp_path: Path) -> No
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_less_than_a_batch_and_a_single_seed_are_said(hydratune: Command, tmp_path: Path) -> None:
     words = ("data.train_share=0.25,1", f"hydra.sweep.dir={tmp_path}/s")
     code, text = hydratune("train", "-m", *SMALL, *words)

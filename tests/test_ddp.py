@@ -231,6 +231,7 @@ def test_every_rank_has_random_numbers_of_its_own(
     assert ranks[0]["tokens_seen"] != ranks[1]["tokens_seen"]
 
 
+@pytest.mark.slow
 def test_another_number_of_devices_is_refused(
     hydratune: Command, interrupted_run: tuple[tuple[str, ...], Path]
 ) -> None:
@@ -291,6 +292,7 @@ def test_a_killed_run_is_resumed(hydratune: Command, tmp_path: Path) -> None:
     assert_same_run(run, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_divergence_is_one_message(hydratune: Command, tmp_path: Path) -> None:
     words = (
         *SMALL,

@@ -84,6 +84,7 @@ def test_a_reference_into_the_network_is_not_followed(hydratune: Run, tmp_path: 
 SLOW_PATTERN = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(x+x+)+y$"}}}
 
 
+@pytest.mark.slow
 def test_a_pattern_that_takes_too_long_is_refused(
     hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_the_rate_of_an_extended_run_follows_the_longer_schedule_and_says_so(
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_extension_is_resumed_and_keeps_the_finished_record(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

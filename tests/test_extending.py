@@ -71,6 +71,7 @@ def test_the_command_of_the_page_uses_every_part(hydratune: Command) -> None:
     assert code == 0 and "method: small_lora" in Path("further/config.yaml").read_text(), text
 
 
+@pytest.mark.slow
 def test_a_pack_calls_callbacks_and_compare_says_where_they_differ(hydratune: Command) -> None:
     """With one of the two thresholds training stops after the first step."""
     swept = "+trainer.callback_settings.stop_at.loss=0,100"

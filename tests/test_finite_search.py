@@ -76,6 +76,7 @@ def test_equal_choices_are_refused(hydratune: Command) -> None:
     assert code == 2 and "0.001 is listed twice" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweeper", ["random", pytest.param("optuna", marks=pytest.mark.slow)])
 def test_a_search_ends_when_every_point_has_been_tried(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweeper: str

@@ -179,6 +179,7 @@ def test_measuring_changes_nothing_else(hydratune: Hydratune, tmp_path: Path) ->
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_forgets_too_much_is_never_best(hydratune: Hydratune, tmp_path: Path) -> None:
     budget = "+evaluation.forgetting.fail.kl=0.0"
     code, out = hydratune(

@@ -61,6 +61,7 @@ def toy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     return json.loads(file.read_text()), printed, process.returncode
 
 
+@pytest.mark.slow
 def test_every_check_passes_with_its_figures_and_its_tolerance(
     toy: tuple[dict[str, Any], str, int],
 ) -> None:
@@ -80,6 +81,7 @@ def test_every_check_passes_with_its_figures_and_its_tolerance(
     assert checks["check: generation, fp32"]["result"]["tokens"] == 6 * 16
 
 
+@pytest.mark.slow
 def test_every_measurement_has_its_numbers_and_a_reason_for_those_it_lacks(
     toy: tuple[dict[str, Any], str, int],
 ) -> None:

@@ -32,6 +32,7 @@ print(json.dumps(facts))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_freed_blocks_between_used_blocks_are_returned_to_the_system():
     ran = subprocess.run(

@@ -187,6 +187,7 @@ def start(tmp_path: Path, *overrides: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     with start(tmp_path) as process:
         assert process.stdout is not None

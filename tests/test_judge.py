@@ -220,6 +220,7 @@ def test_answers_to_other_requests_are_not_compared(
     assert code == 2 and "12 of 12 rows have no answer there to the same request" in out
 
 
+@pytest.mark.slow
 def test_a_local_model_can_be_the_judge(
     hydratune: Hydratune, judged_run: Path, tmp_path: Path
 ) -> None:

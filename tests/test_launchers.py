@@ -60,6 +60,7 @@ def test_what_a_file_cannot_choose_for_a_sweep_is_refused(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_the_typed_launcher_is_the_one_of_the_sweep(hydratune: Command, own: list[int]) -> None:
     for launcher in ("process", "pack"):
         hydratune(*OWN, "experiment=process", "seed=0,1", f"hydra/launcher={launcher}")

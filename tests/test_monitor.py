@@ -195,6 +195,7 @@ def test_a_metric_that_no_answer_has_leaves_the_choice_to_the_loss(
     assert metrics["val/loss"] == min(float(row["val/loss"]) for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [WORST, pytest.param(TIED, marks=pytest.mark.slow)])
 def test_an_interrupted_run_keeps_the_same_weights(
     hydratune: Command,
@@ -246,6 +247,7 @@ def test_settings_of_older_runs_are_read(hydratune: Command, tmp_path: Path) -> 
 
 
 # ------------------------------------------------------------------------------ sweeps and searches
+@pytest.mark.slow
 def test_a_sweep_with_halving_is_decided_by_the_metric(hydratune: Command, tmp_path: Path) -> None:
     """By the highest NLL the job that learns least wins; by the loss another one does."""
     sweep = (
@@ -313,6 +315,7 @@ def test_runs_that_monitor_different_metrics_are_ranked_by_the_loss(
 SEARCH = ("hydra/sweeper=random", "hydra.sweeper.n_trials=2", "hydra/launcher=pack")
 
 
+@pytest.mark.slow
 def test_a_search_never_chooses_by_the_test_rows(hydratune: Command, tmp_path: Path) -> None:
     words = ("train", "-m", *SMALL, ROWS, *SEARCH, "optimizer.lr=interval(1e-4,1e-2)")
     place = f"hydra.sweep.dir={tmp_path}/search"

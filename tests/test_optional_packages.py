@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 SCRIPT = """
 import pkgutil, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 import without_packages
 
@@ -66,6 +70,7 @@ print("trained")
 """
 
 
+@pytest.mark.slow
 def test_training_generation_and_packs_need_none_of_the_packages_of_other_commands(
     cache: Path,
 ) -> None:

@@ -134,6 +134,7 @@ def test_the_table_has_the_values_of_the_comparison(tmp_path: Path) -> None:
     assert len(data["answering"]) == 11 and data["omitted_rows"] == 0
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_stay_below_three_megabytes(tmp_path: Path) -> None:
     file, text = written(sweep(tmp_path / "s", 200))
     assert file.stat().st_size < 3_000_000 and text.count("<tr data-run=") == 200

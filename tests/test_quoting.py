@@ -83,6 +83,7 @@ def test_a_name_that_hydra_cannot_read_is_no_matter_of_quotes(hydratune: Command
     assert "quotes" not in text
 
 
+@pytest.mark.slow
 def test_the_advice_works_in_a_shell(tmp_path: Path) -> None:
     name = "it's a~b"
     write_rows(tmp_path / f"{name}.jsonl", PAIRS)

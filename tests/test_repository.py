@@ -160,6 +160,7 @@ def test_empty_tasks_and_impossible_sizes_are_refused(tmp_path: Path) -> None:
     assert [p.key for p in caught.value.problems] == ["data.tasks", "data.max_lines"]
 
 
+@pytest.mark.slow
 def test_bodies_of_this_projects_functions_parse_and_have_no_docstring() -> None:
     rows = [row for row in rows_of(RepositoryData(path=str(SOURCE))) if row.meta["task"] == "body"]
     assert len(rows) > 100

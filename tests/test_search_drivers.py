@@ -30,6 +30,7 @@ def driver(folder: Path, *more: str, delay: float = 0.2) -> subprocess.Popen[str
     )
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_running_and_nothing_is_repeated(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     words = ("hydra.sweeper.n_trials=5", "hydra.sweeper.batch=2")

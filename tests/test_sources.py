@@ -116,6 +116,7 @@ def test_evaluating_does_not_change_quantised_weights(tiny: tuple[Any, Any, Any]
     assert torch.equal(model(input_ids=ids).logits, before)
 
 
+@pytest.mark.slow
 def test_models_of_conv1d_layers_train(
     hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any]
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_run_starts_from_the_adapter_of_another_in_a_pack_and_alone(
     ]
 
 
+@pytest.mark.slow
 def test_settings_that_contradict_the_saved_adapter_are_refused(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:
@@ -202,6 +203,7 @@ def refusal(hydratune: Command, start: Path, *options: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_folders_without_an_adapter_for_this_model_are_refused(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:

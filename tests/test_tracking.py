@@ -119,6 +119,7 @@ def test_without_a_server_the_run_is_kept_offline_after_a_moment(tmp_path: Path)
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
+@pytest.mark.slow
 def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
     done = train(tmp_path, "adapter.r=9999", f"hydra.run.dir={tmp_path}/run", WANDB_MODE="offline")
     assert done.returncode == 2

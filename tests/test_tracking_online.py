@@ -50,6 +50,7 @@ def text(logged: dict[str, Any]) -> str:
     return "\n".join(logged["output"])
 
 
+@pytest.mark.slow
 def test_a_sweep_on_the_server(tmp_path: Path, server: Any) -> None:
     """One test for all that a sweep in one process sends, because its start takes seconds."""
     words = ("-m", "adapter.r=4,8", BASELINES, "hydra.sweep.dir=s", "tracking.tags=[mine]")

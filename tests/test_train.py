@@ -240,6 +240,7 @@ def test_full_fine_tuning_runs_and_is_evaluated_again(hydratune: Command, tmp_pa
     assert hydratune("evaluate", f"run={only_run(tmp_path)}")[0] == 0
 
 
+@pytest.mark.slow
 def test_overfit_brings_the_loss_down(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune(
         "train",

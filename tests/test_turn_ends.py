@@ -140,6 +140,7 @@ def test_a_fully_fine_tuned_model_ends_its_answer(
     assert "the base model's own file lacks them" not in text
 
 
+@pytest.mark.slow
 def test_the_code_in_the_model_card_runs_and_its_answer_ends(
     hydratune: Command, tmp_path: Path, tiny: Any, monkeypatch: Any, capfd: Any
 ) -> None:

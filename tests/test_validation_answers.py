@@ -113,6 +113,7 @@ def test_answers_are_continued_when_a_run_is_resumed(
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_answers_in_a_pack_equal_those_of_the_job_alone(hydratune: Command, tmp_path: Path) -> None:
     words = (*RUN, *ODD, *ANSWERED)
     code, text = hydratune(

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -98,11 +99,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return from_sdist
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+def lowest() -> str:
+    """Return constraints with the lowest version of every package of the core but torch, whose
+    lowest is a download of gigabytes.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    floors = dict(re.findall(r"([\w-]+)>=([\w.]+)", " ".join(project["dependencies"])))
+    assert TORCH is not None
+    return "\n".join(
+        TORCH[0] if name == "torch" else f"{name}=={floor}" for name, floor in floors.items()
+    )
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, "lowest"])
 def test_the_wheel_trains_in_an_empty_environment(
     version: str, wheel: Path, tmp_path: Path
 ) -> None:
-    python = interpreter(version)
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text(lowest() if version == "lowest" else CONSTRAINTS.read_text())
+    python = interpreter("3.11" if version == "lowest" else version)
     if python is None:
         pytest.skip(f"Python {version} is not at hand")
     if shutil.disk_usage(tmp_path).free < LEAST_SPACE * 1e9:
@@ -114,7 +129,7 @@ def test_the_wheel_trains_in_an_empty_environment(
     torch = call(*install, TORCH[0], folder=tmp_path)
     if torch.returncode:
         pytest.skip(f"pip cannot install {TORCH[0]}: {torch.stderr.strip()[-300:]}")
-    succeed(*install, wheel, folder=tmp_path, PIP_CONSTRAINT=str(CONSTRAINTS))
+    succeed(*install, wheel, folder=tmp_path, PIP_CONSTRAINT=str(constraints))
     work = tmp_path / "work"
     work.mkdir()
     own = {"HYDRATUNE_CACHE": str(tmp_path / "cache"), "WANDB_MODE": "disabled"}

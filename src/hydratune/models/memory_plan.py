@@ -161,12 +161,17 @@ def bytes_per_generated_token(config: "PretrainedConfig", itemsize: int) -> int:
     activations of one layer.
     """
     width: int = config.hidden_size
+    inner = _size(config, "intermediate_size") or 4 * width
+    return 2 * bytes_of_keys_and_values(config, itemsize) + itemsize * (6 * width + 3 * inner)
+
+
+def bytes_of_keys_and_values(config: "PretrainedConfig", itemsize: int) -> int:
+    """Return the bytes of the keys and values of one token in all layers."""
+    width: int = config.hidden_size
     heads: int = getattr(config, "num_attention_heads", None) or max(1, width // 64)
     key_heads = _size(config, "num_key_value_heads") or heads
     head = _size(config, "head_dim") or width // heads
-    inner = _size(config, "intermediate_size") or 4 * width
-    cached = 2 * config.num_hidden_layers * key_heads * head
-    return itemsize * (2 * cached + 6 * width + 3 * inner)
+    return itemsize * 2 * int(config.num_hidden_layers) * key_heads * head
 
 
 def _size(config: "PretrainedConfig", name: str) -> int | None:

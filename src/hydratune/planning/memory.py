@@ -17,6 +17,7 @@ from hydratune.planning.row_lengths import RowLengths
 from hydratune.planning.step_cost import StepCost
 from hydratune.planning.structure import Structure, Trained
 from hydratune.settings.commands import TrainConfig
+from hydratune.settings.evaluation import Baseline
 from hydratune.settings.model import Quantization
 from hydratune.settings.optimizer import OptimizerConfig
 from hydratune.training.plan import MicroPack, PlanOptions, plan
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 # Python, PyTorch and the other libraries, with the rows of a small data set: measured
 CPU_FRAMEWORK = 615 * 10**6
 GPU_FRAMEWORK = 10**9  # the CUDA context and workspaces: an assumption, as in benchmarks/memory.py
-# of what a step takes on a CPU, what the allocator holds beside it: measured, docs/howto/plan.md
+# what the allocator holds of what a step or a batch of answers takes on a CPU: measured,
+# docs/howto/plan.md
 CPU_ALLOCATOR = 1.3
 # bytes of a weight: 4 bits, and the scales of blocks, quantised once more (arXiv:2305.14314)
 _NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -186,24 +188,36 @@ class Needs:
         return size if size <= limit else 0
 
     def _generation(self, place: Place, resting: int) -> int:
-        """Return the bytes while answers to the test rows are generated, or their references
+        """Return the bytes while answers to the test rows are generated, and their references
         scored. ``resting``: what is held beside; batches are as small as they have to be.
         """
         text = self.structure.config.get_text_config()
         evaluation, rows = self.config.evaluation, self.rows
         count = min(rows.test_rows, evaluation.max_rows or rows.test_rows)
         answer = evaluation.max_new_tokens or round(1.05 * rows.longest_answer)
-        at_once = min(count, evaluation.batch_size * place.workers)
-        each = memory_plan.bytes_per_generated_token(text, place.activation_bytes)
-        tokens = at_once * (rows.longest_prompt + answer)
+        row, size = rows.longest_prompt + answer, place.activation_bytes
+        at_once = min(evaluation.batch_size, -(-count // place.workers))
+        each = memory_plan.bytes_per_generated_token(text, size)
+        tokens = at_once * row
         if evaluation.batch_tokens is not None:
-            tokens = min(tokens, evaluation.batch_tokens * place.workers)
+            tokens = min(tokens, evaluation.batch_tokens)
         if place.memory is not None:  # the rule of models.memory_plan.generation_tokens
             free = place.memory - resting if place.is_gpu else place.memory // 2
-            tokens = max(rows.longest_prompt + answer, min(tokens, int(0.8 * free / each)))
-        scored = min(count, memory_plan.SCORED_TOGETHER) * rows.longest_answer
-        logits = min(scored, memory_plan.SCORED_TOKENS) * text.vocab_size * place.activation_bytes
-        return max(tokens * each, 2 * logits)
+            tokens = max(row, min(tokens, int(0.8 * free / place.workers / each)))
+        # keys and values of a batch, and of the rows that are scored, with their logits twice
+        cached = memory_plan.bytes_of_keys_and_values(text, size)
+        together = min(at_once, memory_plan.SCORED_TOGETHER)
+        scored = min(together * rows.longest_answer, memory_plan.SCORED_TOKENS)
+        scoring = (tokens + together * row) * cached + 2 * scored * text.vocab_size * size
+        factor = 1.0 if place.is_gpu else CPU_ALLOCATOR
+        return round(factor * (place.workers * max(tokens * each, scoring) + self._examples(each)))
+
+    def _examples(self, each: int) -> int:
+        """Return the bytes of the examples in few-shot prompts, which all rows share."""
+        evaluation = self.config.evaluation
+        if Baseline.fewshot not in evaluation.baselines:
+            return 0
+        return round(evaluation.shots * self.rows.tokens / max(1, self.rows.train_rows) * each)
 
     def _longest(self, place: Place, fixed: int, per_token: float) -> int:
         """Return the tokens of the longest row that can be trained, in every thread one."""

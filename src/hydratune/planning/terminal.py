@@ -12,7 +12,6 @@ from hydratune.planning.memory import PARTS, Memory
 from hydratune.planning.plan import Plan, memory_rows
 from hydratune.planning.row_lengths import RowLengths
 from hydratune.settings.data import Level
-from hydratune.settings.evaluation import Baseline
 from hydratune.wording import counted
 
 GIB = 2**30
@@ -37,13 +36,6 @@ def model_lines(plan: Plan) -> Iterator[str]:
     about = "about " if own.stand_in else ""
     share = 100 * trained.parameters / max(1, every)
     yield f"training {about}{trained.parameters:,} of {every:,} parameters ({share:.2f} %)"
-    evaluation = plan.needs.config.evaluation
-    if Baseline.fewshot in evaluation.baselines and evaluation.shots > 0:
-        yield (
-            f"the {evaluation.shots}-shot answers of the base model may need more than is"
-            " predicted: their long prompts are not counted; evaluation.baselines=[base] leaves"
-            " them out"
-        )
 
 
 def row_lines(rows: RowLengths, window: int | None, max_length: int) -> Iterator[str]:
