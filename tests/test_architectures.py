@@ -16,6 +16,7 @@ import tiny_architectures
 from conftest import SMALL
 from hydratune.adapters import attach, trained
 from hydratune.adapters.methods.lora import LoraAdapter
+from hydratune.data.encoding.encoded import Encoded
 from hydratune.evaluation import generation
 from hydratune.models import memory_plan, packing_trial, row_mixers
 from hydratune.models.row_packing import Level, Reading, row_packing
@@ -69,6 +70,24 @@ def test_a_row_does_not_see_its_neighbours(kind: str) -> None:
     alone = objective.loss([rows()[0]]).item()
     others = rows(5, seed=10)[1:]
     together = objective.loss([rows()[0], *others]).item() - objective.loss(others).item()
+    assert together == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["lfm2", "gemma2", "qwen3_5_text", "openai-gpt"])
+@pytest.mark.parametrize("name", ["head_dim", "hidden_size", "intermediate_size"])
+def test_as_many_tokens_as_a_width_are_no_mask(kind: str, name: str) -> None:
+    """States of (tokens, width) have the shape of a mask then."""
+    model = model_of(kind)
+    config = model.config.get_text_config()
+    head = config.hidden_size // config.num_attention_heads
+    tokens = getattr(config, name, None) or {"head_dim": head, "intermediate_size": 128}[name]
+    first, second = (
+        Encoded(tuple(range(1, length + 2)), (False, *[True] * length))
+        for length in (tokens // 2 - 1, tokens - tokens // 2 + 1)
+    )
+    objective = Objective(model, micro_tokens=1000, workers=1, share=False)
+    alone = sum(objective.loss([row]).item() for row in (first, second))
+    together = objective.loss([first, second]).item()
     assert together == pytest.approx(alone, rel=1e-4)
 
 

@@ -72,6 +72,7 @@ def test_smoke_run_leaves_a_whole_record(hydratune: Command, tmp_path: Path) -> 
         <= rows[0].keys()
     )
     assert "fine-tuned" in text and "field F1" in text and "hydratune evaluate run=" in text
+    assert "hydratune chat run=" in text and "hydratune export run=" in text
 
 
 def test_checkpoint_holds_the_trained_parameters_only(hydratune: Command, tmp_path: Path) -> None:

@@ -106,7 +106,10 @@ def _print_commands(job: Job, record: RunDirectory) -> None:
     ends = _where_answers_end(job, f"{folder}/adapter")
     console.print(f"ends        {escape(ends)}", soft_wrap=True)
     console.print(f"read        {place}/report.html  [dim](and predictions.jsonl)", soft_wrap=True)
+    if not job.test_set.documents:
+        console.print(f"chat        hydratune chat {command}", soft_wrap=True)
     console.print(f"measure     hydratune evaluate {command}", soft_wrap=True)
+    console.print(f"export      hydratune export {command} output=FOLDER", soft_wrap=True)
     program = (typed_command() or ("", []))[0]
     if program == "hydratune train" and not read_sweep(record.path.parent):
         sweep = shlex.join([*typed_settings(_is_of_sweep), "sweep=learning_rate"])

@@ -10,6 +10,8 @@ The row lengths arrive as the keyword argument ``row_lengths`` where the model h
 arguments on to its layers, else by ``rows_end_to_end``.
 """
 
+import inspect
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,7 @@ _MIXES = re.compile(
     r"attn|attention|mixer|mamba|conv|delta|mlstm|slstm|recurrent|temporal|ssm|rwkv|retention"
 )
 _DOES_NOT_MIX = re.compile(r"norm|drop|scale|gate$|_fn$")
+_MASK = re.compile(r"mask|bias|alibi")  # arguments between pairs of tokens, (..., tokens, tokens)
 _OTHER_INPUTS = re.compile(r"vision|visual|audio|image|encoder\.")
 
 
@@ -52,6 +55,13 @@ class RowMixer:
 
     own: Callable[..., object]  # the forward that the module had before
 
+    def __post_init__(self) -> None:
+        self.names = [
+            parameter.name
+            for parameter in inspect.signature(self.own).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+
     def forward(self, *args: object, **kwargs: object) -> object:
         """Return what the module returns for each row alone, laid end to end."""
         lengths = kwargs.pop("row_lengths", None) or _current.lengths
@@ -61,8 +71,10 @@ class RowMixer:
         with _nothing_laid_end_to_end():  # a mixer may be inside a layer that is one, too
             for length in lengths:
                 row = _Row(tokens, start, length)
-                own_kwargs = {name: row.part(value) for name, value in kwargs.items()}
-                outputs.append(self.own(*(row.part(value) for value in args), **own_kwargs))
+                own_kwargs = {name: row.part(value, name) for name, value in kwargs.items()}
+                named = itertools.zip_longest(args, self.names[: len(args)], fillvalue="")
+                own_args = [row.part(value, str(name)) for value, name in named]
+                outputs.append(self.own(*own_args, **own_kwargs))
                 start += length
         return _joined(outputs, lengths)
 
@@ -85,31 +97,42 @@ class _Row:
     start: int
     length: int
 
-    def part(self, value: object) -> object:
-        """Return what of an argument belongs to the row; what has no dimension of tokens as it
-        is.
+    def part(self, value: object, name: str) -> object:
+        """Return what of the argument ``name`` belongs to the row; what has no dimension of tokens
+        as it is.
         """
         if isinstance(value, torch.Tensor):
-            return self._part_of(value)
+            return self._part_of(value, name)
         if type(value) is tuple:
-            return tuple(self.part(item) for item in value)
+            return tuple(self.part(item, name) for item in value)
         if type(value) is list:
-            return [self.part(item) for item in value]
+            return [self.part(item, name) for item in value]
         if type(value) is dict:
-            return {name: self.part(item) for name, item in value.items()}
+            return {key: self.part(item, str(key)) for key, item in value.items()}
         return value
 
-    def _part_of(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _part_of(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         shape = tensor.shape
-        if len(shape) >= 3 and shape[-1] == shape[-2] == self.tokens:  # a mask or position bias
+        # by its name: a width may happen to equal the number of tokens
+        if len(shape) >= 2 and shape[-1] == shape[-2] == self.tokens and _MASK.search(name):
             return tensor[..., : self.length, : self.length]
-        axis = _token_axis(shape, self.tokens)
+        axis = _token_axis(tensor, self.tokens)
         return tensor if axis is None else tensor.narrow(axis, self.start, self.length)
 
 
-def _token_axis(shape: Sequence[int], tokens: int) -> int | None:
-    """Return the dimension of the tokens: the second one (rows, tokens, ...) before all others."""
-    order = [1, 0, *range(2, len(shape))] if len(shape) > 1 else [0] if len(shape) else []
+def _token_axis(tensor: torch.Tensor, tokens: int) -> int | None:
+    """Return the dimension of the tokens.
+
+    It is the last one of numbers of tokens and positions. Of states it is the second one (rows,
+    tokens, ...) before all others, unless these have no dimension of rows.
+    """
+    shape, axes = tensor.shape, list(range(tensor.dim()))
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        order = axes[::-1]
+    elif len(shape) == 2 and shape[0] != 1:
+        order = axes
+    else:
+        order = [*axes[1:2], *axes[:1], *axes[2:]]
     return next((axis for axis in order if shape[axis] == tokens), None)
 
 
