@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from hydratune.models import hardware
 
 # Freed blocks between used blocks, which glibc by itself never returns.
 _HOLES = """
@@ -44,3 +47,13 @@ def test_freed_blocks_between_used_blocks_are_returned_to_the_system():
     assert facts["gave"]
     assert facts["less"] > 250 * 2**20
     assert facts["sum"] == 80 * 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="proc(5)")
+def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
+    held = torch.ones(400_000_000, dtype=torch.uint8)
+    code = "from hydratune.models.hardware import peak_memory; print(peak_memory())"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = int(asked.stdout)
+    assert 100e6 < imported < 500e6
+    assert hardware.peak_memory() > imported + held.numel() / 2

@@ -86,9 +86,12 @@ def peak_memory() -> int:
     """Return the most bytes that this process ever held, or that PyTorch allocated on the GPU."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return max(*_peaks, int(torch.cuda.max_memory_allocated()))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    try:  # proc(5); ru_maxrss of a new process begins with what its parent holds
+        status = Path("/proc/self/status").read_text("ascii")
+        return 1024 * int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
+    except (OSError, IndexError, ValueError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def peak_during(run: Callable[[], object], device: torch.device) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydratune.data.preparation import prepare
 from hydratune.errors import RunError
 from hydratune.records.files import read_json
 from hydratune.records.run_directory import RunFile
@@ -28,6 +29,7 @@ class Probe:
 
 def run_probe(config: PlanConfig, overrides: Sequence[str]) -> Probe:
     """Train ``STEPS`` steps with the ``overrides`` of train. Raises ``RunError`` if that fails."""
+    prepare(config.data)  # only the first run prepares its rows, and needs more memory then
     rows = STEPS * config.data.batch_size * config.trainer.accumulate_grad_batches
     limits = [rows, config.data.max_train_rows]
     short = [
