@@ -241,3 +241,13 @@ def test_advice_about_sweeps(hydratune: Command, typed: Sequence[str], fix: str)
 def test_an_agent_may_type_settings_with_hyphens(hydratune: Command) -> None:
     code, text = hydratune("train", "--optimizer.lr=0.002", "model=tiny", "--cfg", "job", "seed=3")
     assert code == 0 and "lr: 0.002" in text and "seed: 3" in text
+
+
+@pytest.mark.parametrize("command", ["train", "chat", "plan"])
+def test_an_unknown_setting_is_looked_up_in_the_settings_of_its_command(
+    hydratune: Command, command: str
+) -> None:
+    code, text = hydratune(command, "zzz=1")
+    assert code == 2 and f"see hydratune {command} --cfg job" in text
+    code, text = hydratune(command, "--cfg", "job")
+    assert code == 0 and ("run:" if command == "chat" else "model:") in text

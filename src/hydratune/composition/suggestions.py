@@ -12,7 +12,6 @@ from typing import Protocol
 from hydratune.composition.resolvers import CONF, shipped_options
 from hydratune.composition.value_types import (
     SHOW_LAUNCHER,
-    SHOW_SETTINGS,
     declared_type,
     setting_type,
 )
@@ -62,7 +61,11 @@ _OTHER_NAMES = {  # what other tools call a setting
 
 
 class ChosenOptions(Protocol):
-    """What is known of the options of the groups that the user has typed."""
+    """What is known of the command, and of the options of groups, that the user has typed."""
+
+    @property
+    def command(self) -> str:
+        """The name of the command."""
 
     def exists(self, key: str) -> bool:
         """Return whether a setting exists with them."""
@@ -108,7 +111,7 @@ def unknown_setting(
     elif group and names:
         fix = f"known here: {', '.join(sorted(names))}"
     else:
-        fix = f"see {SHOW_SETTINGS}"
+        fix = f"see hydratune {chosen.command} --cfg job"
     return Problem(key, value, "there is no such setting", fix)
 
 
