@@ -26,7 +26,7 @@ _OWN_PARAMETERS = (
 class ExecutorOptions:
     """Processes of this machine; what other executors change is in their own class."""
 
-    kind: str = "local"
+    _kind: str = "local"
 
     @property
     def waits(self) -> bool:
@@ -59,7 +59,7 @@ class ExecutorOptions:
 class SlurmOptions(ExecutorOptions):
     """Jobs of a Slurm cluster that shares this machine's file system."""
 
-    kind: str = "slurm"
+    _kind: str = "slurm"
     partition: str | None = None  # null: the cluster's default
     account: str | None = None  # to which the time is charged; null: the user's default
     gres: str | None = None  # generic resources of each job, such as gpu:1
@@ -96,7 +96,7 @@ class SlurmOptions(ExecutorOptions):
 
     def problems(self) -> Iterator[Problem]:
         """Yield what is wrong with the settings, and a package that is missing."""
-        yield from missing("submitit", "hydra/launcher/executor", self.kind)
+        yield from missing("submitit", "hydra/launcher/executor", self._kind)
         for name in ("cpus", "at_once"):
             if getattr(self, name) < 1:
                 yield self._problem(name, "a job needs at least one", "set 1 or more")
@@ -136,5 +136,5 @@ def executor_options(values: Mapping[str, Any]) -> ExecutorOptions:
     """Return the options in ``values``, as Hydra gives them."""
     plain = OmegaConf.to_container(OmegaConf.create(dict(values)))
     assert isinstance(plain, dict)
-    own = {str(key): value for key, value in plain.items() if key != "kind"}
-    return EXECUTORS[values.get("kind", "local")](**own)
+    own = {str(key): value for key, value in plain.items() if key != "_kind"}
+    return EXECUTORS[values.get("_kind", "local")](**own)

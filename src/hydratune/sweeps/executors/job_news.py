@@ -43,7 +43,8 @@ def _outcome(job: PlannedJob) -> Outcome | None:
 
 
 def _described(job: PlannedJob, outcome: Outcome) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in job.job.varying.items())
+    varying = job.job.varying.items()
+    settings = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in varying)
     text = f"job {job.name} ({settings}) {'is ' if outcome is Outcome.running else ''}{outcome}"
     status = job.status
     if outcome is Outcome.finished and job.record.is_finished():

@@ -151,6 +151,7 @@ class SlurmExecutor:
             "signal_delay_s": own.seconds_to_save,
             "array_parallelism": own.at_once,
             "stderr_to_stdout": True,
+            "wckey": None,  # submitit's own would be refused where such keys are counted
             "additional_parameters": {**own.parameters, "requeue": True},
         }
         if own.memory_gb is not None:
