@@ -318,7 +318,7 @@ def test_what_slurm_runs_is_not_run_here_as_well(
     with pytest.raises(SweepError, match=r"Slurm runs jobs of this sweep: 7_0; .*scancel 7_0"):
         run_in_packs(context, tmp_path / "sweep", jobs, PackOptions())
     (played / "states").write_text("")
-    monkeypatch.setattr(in_packs, "run_packs", lambda *args: False)
+    monkeypatch.setattr(in_packs, "run_packs", lambda *args: pack_processes.PacksEnd.left)
     assert run_in_packs(context, tmp_path / "sweep", jobs, PackOptions()) is None
 
 
@@ -354,12 +354,13 @@ def test_settings_of_a_pack_stay_until_it_has_ended(
     (played / "states").write_text("7|RUNNING|n1\n")
     pack = PlannedPack("pack 1", tuple(jobs), 2)
     executor = executor_of(jobs)
-    assert not pack_processes.run_packs(folder, [pack], packing, executor)
+    end = pack_processes.PacksEnd
+    assert pack_processes.run_packs(folder, [pack], packing, executor) is end.left
     assert len(list((folder / SETTINGS_FOLDER).iterdir())) == 4
     for job in jobs:
         finish(job)
     write_json(result_file(folder / "slurm", "7"), {"code": 0})
-    assert pack_processes.run_packs(folder, [], packing, executor)
+    assert pack_processes.run_packs(folder, [], packing, executor) is end.over
     assert not (folder / SETTINGS_FOLDER).exists()
 
 

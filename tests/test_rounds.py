@@ -29,12 +29,12 @@ def in_rounds(folder: Path, quality: dict[str, float], fails: str = "") -> dict[
     """
     halving, total = HalvingOptions(1), 9
     steps, rungs = dict.fromkeys(quality, 0), halving.rungs(total)
-    composed = OmegaConf.create({"hydra": {}})
+    composed, settings = OmegaConf.create({"hydra": {}}), compose()
     jobs = []
     for name in quality:
         record = RunDirectory(folder / name)
         record.path.mkdir()
-        jobs.append(PlannedJob(SweepJob(name, (), {}), record, compose(), composed))
+        jobs.append(PlannedJob(SweepJob(name, (), {}), record, settings, composed))
     is_first = True
     while passed := judge(jobs, halving, is_first=is_first):
         is_first = False

@@ -16,7 +16,7 @@ from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.executors.submitted import refuse_submitted
 from hydratune.sweeps.job_processes import job_command, run_one_by_one, wait_for_unfinished
 from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.pack_processes import create_executor, run_packs
+from hydratune.sweeps.pack_processes import PacksEnd, create_executor, run_packs
 from hydratune.sweeps.planning import Plan, PlannedJob, PlannedPack, plan
 from hydratune.sweeps.rounds import run_rounds
 from hydratune.sweeps.stop_requests import withdraw_stops
@@ -37,12 +37,12 @@ def run_in_packs(
     executor = create_executor(folder, options, gpus, {job.name: job for job in jobs})
     try:
         sweep = _start(context, folder, jobs, options, executor, gpus)
-        is_over = _run_packs(sweep)
-        if is_over:
-            is_over = _run_alone(sweep)
+        end = _run_packs(sweep)
+        if end is PacksEnd.over:
+            end = _run_alone(sweep)
     finally:
         executor.close()
-    if not is_over:
+    if end is PacksEnd.left:
         return None
     unfinished = [job for job in jobs if not job.record.is_finished()]
     return [job for job in unfinished if job.status.state is not State.stopped]
@@ -102,8 +102,8 @@ def _start(
     return _Sweep(context, folder, jobs, options, executor, groups, division, parts, ended)
 
 
-def _run_packs(sweep: _Sweep) -> bool:
-    """Run the jobs that can share a process; return False if some are still running.
+def _run_packs(sweep: _Sweep) -> PacksEnd:
+    """Run the jobs that can share a process.
 
     Where jobs alone are run by the executor as well, they are among them.
     """
@@ -117,8 +117,8 @@ def _run_packs(sweep: _Sweep) -> bool:
     return run_packs(sweep.folder, [*_packs(sweep), *more], options, executor)
 
 
-def _run_alone(sweep: _Sweep) -> bool:
-    """Run the jobs that cannot share a process; return False if some are still running."""
+def _run_alone(sweep: _Sweep) -> PacksEnd:
+    """Run the jobs that cannot share a process."""
     jobs = sweep.jobs
     alone = {n: why for n, why in sweep.division.alone.items() if n not in sweep.ended}
     if sweep.options.executor.outlives_driver:
@@ -129,13 +129,13 @@ def _run_alone(sweep: _Sweep) -> bool:
             alone[number] = str(status.cannot_share_pack)
     _say_alone(sweep, alone)
     if not alone:
-        return True
+        return PacksEnd.over
     chosen = [job for number, job in enumerate(jobs) if number in alone]
     if sweep.options.executor.outlives_driver:
         packs = [_pack_of_one(sweep, job) for job in chosen]
         return run_packs(sweep.folder, packs, sweep.options, sweep.executor)
     run_one_by_one(sweep.context, chosen)
-    return True
+    return PacksEnd.over
 
 
 def _alone_packs(sweep: _Sweep) -> list[PlannedPack]:

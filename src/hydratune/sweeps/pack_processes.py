@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -19,6 +20,15 @@ from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER, PackArguments
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, without_hydra
 from hydratune.sweeps.processes import INTERRUPTED
 from hydratune.sweeps.retries import packs_for_unfinished, set_end
+
+
+class PacksEnd(Enum):
+    """How ``run_packs`` has ended."""
+
+    over = auto()  # all packs have ended
+    left = auto()  # some are still running, because the command is not to wait for them
+    cancelled = auto()  # all have ended, and somebody ended one of them on purpose
+
 
 _POLL = 0.1  # seconds between two questions whether a pack has ended
 _INTERRUPTED = "interrupted by the user"
@@ -37,15 +47,14 @@ def create_executor(
 
 def run_packs(
     folder: Path, packs: Sequence[PlannedPack], options: PackOptions, executor: Executor
-) -> bool:
+) -> PacksEnd:
     """Run packs, those that the executor already runs, and what is left of killed ones.
 
-    Returns False if packs are still running, because the command is not to wait for them. Raises
-    ``KeyboardInterrupt`` after all jobs have saved their work.
+    Raises ``KeyboardInterrupt`` after all jobs have saved their work.
     """
     queue = deque(packs)
     tries: dict[str, int] = {}  # how often each job was tried
-    waits = options.executor.waits
+    waits, end_of_all = options.executor.waits, PacksEnd.over
     try:
         while queue or executor.running():
             if starting := [queue.popleft() for _ in range(min(executor.free(), len(queue)))]:
@@ -57,6 +66,7 @@ def run_packs(
                 _remove_settings(folder, end.pack)
                 if end.is_cancelled:
                     set_end(end.pack.jobs, State.stopped, end.why)
+                    end_of_all = PacksEnd.cancelled
                     continue
                 if end.code == INTERRUPTED:
                     set_end(end.pack.jobs, State.stopped, _INTERRUPTED)
@@ -73,7 +83,7 @@ def run_packs(
             set_end(planned.jobs, State.stopped, _INTERRUPTED)
             _remove_settings(folder, planned)
         raise
-    return not executor.running()
+    return PacksEnd.left if executor.running() else end_of_all
 
 
 def _prepare_pack(folder: Path, pack: PlannedPack, options: PackOptions) -> None:

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydratune.console import console
-from hydratune.records.status import Outcome
+from hydratune.records.status import Outcome, State
 from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.halving import HalvingScheduler
 from hydratune.sweeps.halving_records import halved_by, restore
 from hydratune.sweeps.options import HalvingOptions, PackOptions
-from hydratune.sweeps.pack_processes import run_packs
+from hydratune.sweeps.pack_processes import PacksEnd, run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.retries import set_end
 from hydratune.wording import counted
 
 _ENDED = (Outcome.failed, Outcome.stopped)
@@ -29,12 +30,12 @@ def run_rounds(
     executor: Executor,
     more: Sequence[PlannedPack],
     parts: int,
-) -> bool:
+) -> PacksEnd:
     """Train the jobs of each group, which are judged together, round after round.
 
     ``more``: packs that are not judged and run in the first round. ``parts``: how many packs a
-    round has unless ``pack_size`` is set. Returns False if packs are still running, because the
-    command is not to wait for them.
+    round has unless ``pack_size`` is set. If a pack is cancelled, nothing more is judged: the same
+    command continues later.
     """
     packs, number = list(more), 0
     while True:
@@ -44,9 +45,13 @@ def run_rounds(
             if not busy & {job.name for job in group}:
                 packs += _packs_of_round(group, options, parts, number)
         if not packs and not busy:
-            return True
-        if not run_packs(folder, packs, options, executor):
-            return False
+            return PacksEnd.over
+        end = run_packs(folder, packs, options, executor)
+        if end is PacksEnd.cancelled:
+            for group in groups:
+                set_end(group, State.stopped, "a pack of its round was cancelled")
+        if end is not PacksEnd.over:
+            return end
         packs = []
 
 

@@ -53,4 +53,6 @@ def _described(job: PlannedJob, outcome: Outcome) -> str:
     if outcome is Outcome.paused and status.rungs and status.rungs[-1].loss is not None:
         rung = status.rungs[-1]
         return f"{text} at step {rung.step}, validation loss {rung.loss:.4f}"
+    if outcome is Outcome.halved:  # its reason begins with this word
+        return text.removesuffix(outcome) + (status.error or outcome)
     return f"{text}: {status.error}" if status.error else text
