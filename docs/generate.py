@@ -30,6 +30,7 @@ from hydratune.models.catalogue.structures import structures
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.reference import Setting, settings_of
 from hydratune.settings.registry import all_variants
+from hydratune.sweeps.executor_options import SlurmOptions
 from hydratune.sweeps.options import PackOptions
 
 FOLDER = Path(__file__).parent / "reference" / "generated"
@@ -187,6 +188,11 @@ def _sweep_page() -> str:
         "## Packs and halving",
         "With `hydra/launcher=pack`, the default.",
         _settings_table("hydra.launcher.", PackOptions, settings_of(PackOptions)),
+    ]
+    parts += [
+        "## Slurm",
+        "With `hydra/launcher/executor=slurm`: [laptop to cluster](../../howto/cluster.md).",
+        _settings_table("hydra.launcher.executor.", SlurmOptions, settings_of(SlurmOptions)),
     ]
     for title, (chosen, kind) in sweepers.items():
         own = [s for s in settings_of(kind) if s.name != "params"]

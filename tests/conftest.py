@@ -20,7 +20,8 @@ gc.set_threshold(50_000, 20, 50)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "disabled")  # tests that want W&B files say so
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[2] / "shared"
+SHARED_DATA = SHARED / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,7 +51,7 @@ def ctrl_c() -> Iterator[None]:
 
     def restore() -> None:  # also after a fixture of a whole module
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
 
     restore()
@@ -188,10 +189,10 @@ def packs_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import torch
     from lightning.pytorch.trainer import trainer
 
-    from hydratune.sweeps import pack_processes
+    from hydratune.sweeps.executors import local
 
     threads = torch.get_num_threads()
-    monkeypatch.setattr(pack_processes, "subprocess", SimpleNamespace(Popen=PackHere))
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=PackHere))
     monkeypatch.setattr(trainer, "isolate_rng", trainer.isolate_rng)  # a pack replaces it
     yield
     torch.set_num_threads(threads)

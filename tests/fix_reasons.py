@@ -7,6 +7,7 @@ _WHEEL = "it needs a package index: test_wheel.py"
 _GGUF = "it needs a copy of llama.cpp's repository: test_export_gguf.py"
 _SERVER = "it needs a server that is installed: test_serve.py"
 _STUDY = "it needs the study of an earlier search: test_search_study.py"
+_SLURM = "it needs a Slurm cluster: test_executors.py and test_slurm.py"
 
 _PLAN = "test_plan.py and test_catalogue.py type the command, and read its message"
 
@@ -23,6 +24,15 @@ NOT_TYPED: dict[str, str] = {
             "settings.commands:PlanConfig.problems",
         ),
         _PLAN,
+    ),
+    **dict.fromkeys(
+        (
+            "sweeps.executor_options:SlurmOptions._problem",
+            "sweeps.executor_options:refuse_not_waiting",
+            "sweeps.executors.slurm:SlurmExecutor.__init__",
+            "sweeps.executors.submitted:refuse_submitted",
+        ),
+        _SLURM,
     ),
     "sweeps.job_checks:_uncomposed": "it says where to look, not what to type",
     **dict.fromkeys(

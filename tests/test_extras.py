@@ -93,6 +93,7 @@ SEARCH = ("-m", *SMALL, "optimizer.lr=interval(1e-4,1e-3)", "adapter.r=int(inter
         ("py3langid", ["prepare", "model=tiny", "data.quality.language_mix=error"]),
         ("text_to_num", ["prepare", "model=tiny", "data.quality.ungrounded=error"]),
         ("py3langid", ["train", *SMALL, "evaluation.forgetting.measure=true"]),
+        ("submitit", ["train", "-m", *SMALL, "seed=0,1", "hydra/launcher/executor=slurm"]),
         ("optuna", ["train", *SEARCH, "hydra/sweeper=optuna"]),
         ("optuna", ["train", *SEARCH, "hydra/sweeper=random"]),
         ("cmaes", ["train", *SEARCH, "hydra/sweeper=optuna", "hydra.sweeper.sampler=cmaes"]),

@@ -102,6 +102,47 @@ def test_an_interrupted_run_equals_an_uninterrupted_run(
     assert code == 2 and "already holds a finished run" in text
 
 
+@pytest.mark.parametrize("step", [7, pytest.param(9, marks=pytest.mark.slow)])
+def test_a_run_whose_machine_is_taken_away_leaves_after_the_step(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """SIGUSR2 in the middle of a step: the step is finished, and a checkpoint written. After step
+    10 a validation follows, which belongs to it.
+    """
+    words = ("train", *RUN, "trainer.checkpoint_minutes=null")
+    assert hydratune(*words, f"hydra.run.dir={tmp_path}/whole")[0] == 0
+    before, done = History.on_before_optimizer_step, list[int]()
+
+    def asked(self: History, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == step and not done:
+            done.append(step)
+            signal.raise_signal(signal.SIGUSR2)
+        before(self, trainer, *args)
+
+    monkeypatch.setattr(History, "on_before_optimizer_step", asked)
+    assert hydratune(*words, f"hydra.run.dir={tmp_path}/left")[0] == 130
+    assert len(history(tmp_path / "left")) == step + 1
+    code, text = hydratune(*words, f"hydra.run.dir={tmp_path}/left")
+    assert code == 0 and f"resumed after step {step + 1} of 15" in text, text
+    assert_same_run(tmp_path / "left", tmp_path / "whole")
+
+
+def test_a_run_whose_machine_is_taken_away_before_training_ends_at_once(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydratune.experiment import run
+
+    def asked(*args: Any) -> None:
+        signal.raise_signal(signal.SIGUSR2)
+        raise AssertionError("it is not prepared any more")
+
+    monkeypatch.setattr(run, "prepare", asked)
+    code, text = hydratune("train", *RUN, f"hydra.run.dir={tmp_path}/run")
+    assert code == 130 and json.loads((tmp_path / "run" / "status.json").read_text())["state"] == (
+        "stopped"
+    ), text
+
+
 def test_an_interrupted_validation_is_repeated(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

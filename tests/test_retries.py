@@ -16,8 +16,8 @@ from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.records.sweep import SweepJob
-from hydratune.sweeps import devices, launch, pack_processes
-from hydratune.sweeps.launch import run_in_packs
+from hydratune.sweeps import devices, in_packs
+from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.options import HalvingOptions, PackOptions
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
@@ -239,8 +239,8 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
         return start([sys.executable, "-I", str(tmp_path / "stub.py"), *command[3:]], **options)
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(pack_processes.subprocess, "Popen", popen)
-    monkeypatch.setattr(launch, "visible_gpus", list)
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(in_packs, "visible_gpus", list)
     return Sweep(tmp_path)
 
 
@@ -304,7 +304,7 @@ def test_every_gpu_runs_one_pack_at_a_time(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two packs run side by side, the third on the GPU that is free first."""
-    monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(in_packs, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
     assert set(sweep.run({"seconds": 1.0}, jobs=6, pack_size=2).values()) == {"finished"}
     starts = sorted(sweep.starts(), key=lambda start: float(start[3]))
     assert sorted(gpu for gpu, *_ in starts[:2]) == ["GPU-a", "GPU-b"] and len(starts) == 3
@@ -314,7 +314,7 @@ def test_every_gpu_runs_one_pack_at_a_time(
 
 
 def test_a_sweep_is_divided_among_the_gpus(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    monkeypatch.setattr(in_packs, "visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     sweep.run({}, jobs=7)
     assert sorted((gpu, names) for gpu, _, names, _ in sweep.starts()) == [
         ("GPU-a", list("012")),
@@ -329,14 +329,14 @@ def test_a_sweep_is_divided_among_the_gpus(sweep: Sweep, monkeypatch: pytest.Mon
 def test_one_gpu_or_cpu_training_is_as_without_gpus(
     accelerator: str, gpus: list[str], sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr(in_packs, "visible_gpus", lambda: gpus)
     sweep.settings.trainer.accelerator = accelerator
     sweep.run({})
     assert [(gpu, names) for gpu, _, names, _ in sweep.starts()] == [(None, list("0123"))]
 
 
 def test_ctrl_c_ends_every_pack_at_once(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(in_packs, "visible_gpus", lambda: ["GPU-a", "GPU-b"])
     began, pause, pressed = time.monotonic(), time.sleep, list[int]()
 
     def sleep(seconds: float) -> None:

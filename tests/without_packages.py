@@ -34,6 +34,7 @@ DISTRIBUTIONS = {  # not needed by training, generation and packs -> their modul
     "openai": "openai",
     "matplotlib": "matplotlib",
     "tensorboardX": "tensorboardX",
+    "submitit": "submitit",
     "trl": "trl",
 }
 

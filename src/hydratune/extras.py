@@ -41,6 +41,7 @@ PACKAGES = {  # module -> package
     "fastapi": OptionalPackage("fastapi", "serve"),
     "uvicorn": OptionalPackage("uvicorn", "serve"),
     "tensorboardX": OptionalPackage("tensorboardX", "tensorboard"),
+    "submitit": OptionalPackage("submitit", "slurm"),
     "prompt_toolkit": OptionalPackage("prompt-toolkit", "chat"),
 }
 

@@ -4,13 +4,14 @@ Kept tiny: a bug here breaks every Hydra program.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from hydratune.sweeps.executor_options import EXECUTORS
 from hydratune.sweeps.options import PackOptions
 
 if TYPE_CHECKING:
@@ -30,11 +31,18 @@ class PackLauncherConfig(PackOptions, ProcessLauncherConfig):
     """Jobs that share base model and data in one process, at the same time."""
 
     _target_: str = "hydra_plugins.hydratune_launcher.PackLauncher"
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"executor": "local"}])
 
 
 for _name, _config in (("pack", PackLauncherConfig), ("process", ProcessLauncherConfig)):
     ConfigStore.instance().store(
         group="hydra/launcher", name=_name, node=_config, provider="hydratune"
+    )
+
+
+for _name, _executor in EXECUTORS.items():
+    ConfigStore.instance().store(
+        group="hydra/launcher/executor", name=_name, node=_executor, provider="hydratune"
     )
 
 

@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import (
 
 from hydratune.errors import Problem
 from hydratune.settings.commands import COMMANDS
+from hydratune.sweeps.executor_options import EXECUTORS
 
 LAUNCHERS = ("pack", "process")  # those of hydra_plugins.hydratune_launcher
 OF_SWEEPS = ("train", "plan")  # commands that take -m
@@ -31,6 +32,11 @@ def hydra_problems(
     key, typed = override.key_or_group, setting.partition("=")[2]
     if key in ("hydra.launcher", "hydra.sweeper") and not isinstance(override._value, dict):
         why, fix = "it is chosen with a slash, not with a dot", setting.replace(".", "/", 1)
+        yield Problem(key, typed, why, fix if is_sweep or shows else fix_of_sweep(fix, command))
+        return
+    if key == "hydra.launcher.executor" and typed in EXECUTORS:
+        fix = f"hydra/launcher/executor={typed}"
+        why = "it is chosen with slashes, not with dots; its settings have dots"
         yield Problem(key, typed, why, fix if is_sweep or shows else fix_of_sweep(fix, command))
         return
     if not (is_sweep or shows) and key.replace("/", ".").startswith(_OF_SWEEPS):

@@ -23,6 +23,7 @@ from hydratune.settings import packages
 from hydratune.settings.commands import COMMANDS, TrainConfig
 from hydratune.settings.reference import Setting, settings_of
 from hydratune.settings.registry import all_variants, typed
+from hydratune.sweeps.executor_options import EXECUTORS, SlurmOptions
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import without_hydra
 
@@ -126,6 +127,8 @@ def _kinds() -> Iterator[tuple[str, str, type]]:
         for variant, kind in variants.items():
             yield group, variant, kind
     yield _LAUNCHER, "", PackOptions
+    for name, executor in EXECUTORS.items():
+        yield f"{_LAUNCHER}.executor", name, executor
 
 
 def _explanation(key: str, own: Sequence[tuple[str, Setting]]) -> Iterator[str]:
@@ -192,6 +195,7 @@ def _composed() -> DictConfig:
         composed = hydra.compose("train")
     OmegaConf.set_struct(composed, False)
     composed.hydra = {"launcher": OmegaConf.structured(PackOptions)}
+    composed.hydra.launcher.executor = OmegaConf.structured(SlurmOptions)  # has most settings
     return composed
 
 

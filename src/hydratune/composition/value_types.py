@@ -9,11 +9,12 @@ from typing import Any
 
 from hydratune.settings.commands import COMMANDS, TrainConfig
 from hydratune.settings.registry import all_variants
+from hydratune.sweeps.executor_options import EXECUTORS
 from hydratune.sweeps.options import PackOptions
 
 SHOW_LAUNCHER = "hydratune train --cfg hydra -p hydra.launcher"
 SHOW_SETTINGS = "hydratune train --cfg job"
-_LAUNCHER = "hydra.launcher."
+_LAUNCHER, _EXECUTOR = "hydra.launcher.", "executor."
 _NOT_OF_TYPE = {  # part of OmegaConf's message: what the value, or an entry of it, must be
     "could not be converted to Integer": "a whole number",
     "could not be converted to Float": "a number",
@@ -136,6 +137,8 @@ def declared_type(key: str) -> object:
     kinds: Sequence[type] = [TrainConfig, *COMMANDS.values()]
     if key.startswith(_LAUNCHER):
         kinds, rest = [PackOptions], key.removeprefix(_LAUNCHER)
+        if rest.startswith(_EXECUTOR):
+            kinds, rest = list(EXECUTORS.values()), rest.removeprefix(_EXECUTOR)
     elif rest and group in all_variants():
         kinds = list(all_variants()[group].values())
     else:

@@ -24,6 +24,7 @@ EXTRAS = {  # extra -> what it brings
     "judge": "hydratune judge with a server",
     "serve": "hydratune serve by transformers",
     "tensorboard": "tracking=tensorboard",
+    "slurm": "hydra/launcher/executor=slurm",
     "chat": "history and line editing in hydratune chat",
 }
 _SHOWN = ("torch", "transformers", "peft", "lightning", "hydra-core", "wandb")

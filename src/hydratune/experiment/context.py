@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from hydratune.experiment.interrupts import ignore_signals
+from hydratune.experiment.interrupts import ignore_signals, in_training, is_to_leave
 from hydratune.experiment.lifecycle import STARTED
 from hydratune.training.protocols import (
     HalvingDecisions,
@@ -135,10 +135,18 @@ class SingleRunCompute:
 
 @dataclass(frozen=True)
 class SingleRunSchedule(NeverHalved):
-    """The run continues to its end, unless the user interrupts it."""
+    """The run continues to its end, unless the user interrupts it or its cluster asks it to
+    leave.
+    """
 
     began: float = STARTED
     stop: Callable[[], None] | None = None
+
+    def training(self) -> AbstractContextManager[None]:
+        return in_training()
+
+    def is_to_leave(self) -> bool:
+        return is_to_leave()
 
     def ignore_interrupts(self) -> None:
         ignore_signals()

@@ -1,4 +1,8 @@
-"""Ctrl-C, a kill and a closed terminal: one of them ends a run, and what was trained is saved."""
+"""Ctrl-C, a kill and a closed terminal: one of them ends a run, and what was trained is saved.
+
+SIGUSR2, which a cluster sends before it takes the machine away, ends it as well, but not within an
+optimizer step: the run writes a checkpoint after the step and ends.
+"""
 
 import os
 import signal
@@ -23,6 +27,8 @@ class _Ending:
 
     asked_at: float | None = None  # by ``time.monotonic``
     saving: bool = False  # the run has noticed, and only saves its work
+    in_training: bool = False  # the training loop runs, and asks after every step
+    after_step: bool = False  # the run is to leave after this step
 
 
 _ending = _Ending()
@@ -34,7 +40,7 @@ def listen() -> None:
     The first signal is enough; further ones change nothing. A signal that the parent process has
     set to be ignored stays ignored.
     """
-    _ending.asked_at, _ending.saving = None, False
+    _ending.asked_at, _ending.saving, _ending.after_step = None, False, False
     _install()
 
 
@@ -85,10 +91,33 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def leave(signum: int, frame: FrameType | None) -> None:
+    """Let the run end after this optimizer step; at once, outside the training loop."""
+    if _ending.in_training:
+        _ending.after_step = True
+    else:
+        interrupt(signum, frame)
+
+
+@contextmanager
+def in_training() -> Iterator[None]:
+    """Mark the block as the training loop, which asks ``is_to_leave`` after every step."""
+    _ending.in_training = True
+    try:
+        yield
+    finally:
+        _ending.in_training = False
+
+
+def is_to_leave() -> bool:
+    """Return whether a signal asked the run to leave after this step."""
+    return _ending.after_step
+
+
 def hang_up(signum: int, frame: FrameType | None) -> None:
     """Interrupt the run without printing, which fails once the terminal is closed."""
     discard_output()
     interrupt(signum, frame)
 
 
-_HANDLERS = {"SIGINT": interrupt, "SIGTERM": interrupt, "SIGHUP": hang_up}
+_HANDLERS = {"SIGINT": interrupt, "SIGTERM": interrupt, "SIGHUP": hang_up, "SIGUSR2": leave}

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 from hydratune.errors import Problem, refuse
@@ -27,6 +27,11 @@ def secrets() -> dict[str, str]:
         value: name for name, value in os.environ.items() if _is_secret(name) and len(value) >= 8
     }
     return {value: name for value, name in named.items() if not ("/" in value and _exists(value))}
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` without the variables that are, or whose values hold, a secret."""
+    return {name: value for name, value in environment.items() if mask(value) == value}
 
 
 @cache

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.options import HalvingOptions
@@ -75,18 +76,18 @@ class HalvingScheduler:
         self,
         names: Sequence[str],
         halving: HalvingOptions | None = None,
-        leave: threading.Event | None = None,
+        is_leaving: Callable[[], bool] = lambda: False,
         on_halved: Callable[[str], None] = lambda name: None,
         monitor: Monitor | None = None,
     ) -> None:
-        """``leave``: set when the whole pack is to leave. ``on_halved`` is called once for a job
-        that is stopped early, by any of the threads, while the others continue. ``monitor``: by
-        what jobs are judged; None: the validation loss.
+        """``is_leaving`` says whether no job is to begin any more. ``on_halved`` is called once for
+        a job that is stopped early, by any of the threads, while the others continue. ``monitor``:
+        by what jobs are judged; None: the validation loss.
         """
         self.halving, self.monitor = halving or HalvingOptions(), monitor or Monitor()
         self._jobs = {name: _Job() for name in names}
         self._changed = threading.Condition()
-        self._leave = leave or threading.Event()
+        self._is_leaving = is_leaving
         self._on_halved = on_halved
         self._unannounced: list[str] = []  # halved jobs for which ``on_halved`` is to be called
         self._announcing: set[str] = set()  # those for which it is being called
@@ -107,7 +108,7 @@ class HalvingScheduler:
 
         None: there is nothing more to do.
         """
-        while not self._leave.is_set():
+        while not self._is_leaving():
             with self._changed:
                 self._halve_losers()
                 name, is_over = self._ready_job(), False
@@ -125,6 +126,21 @@ class HalvingScheduler:
             if name is not None or is_over:
                 return name
         return None
+
+    def decide(self) -> list[str]:
+        """Return the jobs that are to be trained now, and halve those that are not.
+
+        For a caller that runs no job meanwhile, and lets all of them run until the next rung.
+        """
+        with self._changed:
+            self._halve_losers()
+            names = [name for name, job in self._jobs.items() if self._is_ready(name, job)]
+            if not names and (best := self._best_paused_job()) is not None:
+                names = [best]
+            elif not names:
+                self._halve_all_paused()
+        self._announce_halved()
+        return names
 
     def report_rung(self, name: str, rung: int, score: RungScore) -> bool:
         """Return whether ``name``, which has reached ``rung``, continues at once.
@@ -234,18 +250,20 @@ class HalvingScheduler:
 
     def _ready_job(self) -> str | None:
         """Return the job at the highest rung that may be resumed, else the next new one."""
-        resumable = [
-            name
-            for name, job in self._jobs.items()
-            if job.state in (JobState.paused, JobState.halved)
-            and job.scores
+        ready = [name for name, job in self._jobs.items() if self._is_ready(name, job)]
+        return max(ready, key=lambda name: self._jobs[name].rung, default=None)
+
+    def _is_ready(self, name: str, job: _Job) -> bool:
+        """Return whether a job is new, or was paused or halved and is among the best."""
+        if job.state is JobState.new:
+            return True
+        return (
+            job.state in (JobState.paused, JobState.halved)
+            and bool(job.scores)
             and name not in self._unannounced
             and name not in self._announcing
             and self._is_among_best(name)
-        ]
-        if resumable:
-            return max(resumable, key=lambda name: self._jobs[name].rung)
-        return next((n for n, job in self._jobs.items() if job.state is JobState.new), None)
+        )
 
     def _best_paused_job(self) -> str | None:
         """Return the best job at the highest rung if no job would finish otherwise.
@@ -264,6 +282,29 @@ class HalvingScheduler:
         top = max(job.rung for job in paused.values())
         scores = {name: job.scores[top] for name, job in paused.items() if job.rung == top}
         return next(iter(best_of(scores, 1, self.monitor)), None)
+
+
+class RoundScheduler(HalvingScheduler):
+    """Hands out jobs each until its next rung, and decides nothing: that is done between the
+    rounds, when the jobs of all packs have reached it.
+    """
+
+    def __init__(self, *arguments: Any, passed: Mapping[str, int], **options: Any) -> None:
+        """``passed``: how many rungs each job has left behind, by the decisions so far."""
+        super().__init__(*arguments, **options)
+        self._passed = passed
+
+    def _is_among_best(self, name: str) -> bool:
+        return len(self._jobs[name].scores) <= self._passed.get(name, 0)
+
+    def _halve_losers(self) -> None:
+        pass
+
+    def _halve_all_paused(self) -> None:
+        pass
+
+    def _best_paused_job(self) -> str | None:
+        return None
 
 
 def best_of(scores: Mapping[str, RungScore | None], count: int, monitor: Monitor) -> list[str]:

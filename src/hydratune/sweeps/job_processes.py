@@ -63,14 +63,20 @@ def _set_stopped(job: PlannedJob) -> None:
         job.record.end(State.stopped, "interrupted by the user")
 
 
+def job_command(context: HydraContext, job: PlannedJob) -> list[str]:
+    """Return the command that a user would type for ``job``."""
+    train = [sys.executable, "-m", "hydratune", "train"]
+    folder = f'hydra.run.dir="{job.record.path}"'
+    return [*train, *_config_paths(context), *job.job.overrides, folder]
+
+
 def run_job_process(context: HydraContext, job: PlannedJob) -> int:
     """Run ``job`` by the command that a user would type; return its exit code.
 
     If the process died without a word, the job's status is set to failed.
     """
     record, overrides = job.record, job.job.overrides
-    train = [sys.executable, "-m", "hydratune", "train"]
-    command = [*train, *_config_paths(context), *overrides, f'hydra.run.dir="{record.path}"']
+    command = job_command(context, job)
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     record.path.mkdir(parents=True, exist_ok=True)
     # before it runs, it would end by the signal, without a status

@@ -5,7 +5,7 @@ freed between packs, and a crash is the crash of one pack.
 """
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -15,12 +15,10 @@ from rich.table import Table
 
 from hydratune.comparison.outputs import end_of_sweep
 from hydratune.console import console, relative_path, section
-from hydratune.cores import cpu_count
-from hydratune.data.quality.skipped import describe_skipped, skipped_for_packages
 from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.experiment.interrupts import listen
 from hydratune.records.run_directory import alone
-from hydratune.records.status import Outcome, State
+from hydratune.records.status import Outcome
 from hydratune.records.sweep import (
     HYDRA_FILE,
     SweepJob,
@@ -30,7 +28,8 @@ from hydratune.records.sweep import (
     write_sweep,
 )
 from hydratune.settings.secrets import mask
-from hydratune.sweeps.devices import visible_gpus
+from hydratune.sweeps.executors.submitted import refuse_submitted, submitted_names
+from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.job_checks import (
     check_sweep,
     refuse_other_halving,
@@ -39,13 +38,16 @@ from hydratune.sweeps.job_checks import (
 from hydratune.sweeps.job_processes import run_one_by_one, wait_for_unfinished
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
-from hydratune.sweeps.pack_processes import run_packs
-from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
+from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.stop_requests import withdraw_stops
 from hydratune.tracking.wandb import sweep_page, sync_command
 from hydratune.wording import counted
 
 _ACCEPTED = f".{HYDRA_FILE}"  # multirun.yaml of the last sweep in the folder that was not refused
+_NOT_WAITED = (
+    "the jobs run without this command; the same command, typed later, says how far they are, and"
+    " ranks them once all have ended"
+)
 _ONE_JOB = (
     "no setting has several values, so the sweep is one run: give values with commas between them,"
     " such as optimizer.lr=1e-4,1e-3, or leave out -m"
@@ -80,6 +82,9 @@ def launch(
         if len(jobs) == 1 and first == 0:
             console.print(f"[yellow]{_ONE_JOB}", soft_wrap=True)
         failed = run_jobs(context, folder, jobs, options)
+    if failed is None:
+        console.print(_NOT_WAITED, soft_wrap=True)
+        return
     _print_stopped(jobs)
     section("ranking")
     end_of_sweep(folder, {job.name for job in jobs})
@@ -98,117 +103,19 @@ def launch(
 
 def run_jobs(
     context: HydraContext, folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None
-) -> list[PlannedJob]:
-    """Run those of ``jobs`` that are not finished; return those that still are not at the end."""
+) -> list[PlannedJob] | None:
+    """Run those of ``jobs`` that are not finished; return those that still are not at the end.
+
+    None: some are still running, because the command is not to wait for them.
+    """
     listen()
+    if options is not None:
+        return run_in_packs(context, folder, jobs, options)
+    refuse_submitted(folder)
     for job in jobs:
         wait_for_unfinished(job.record)
     withdraw_stops(folder, [job.name for job in jobs])
-    if options is None:
-        return run_one_by_one(context, jobs)
-    return run_in_packs(context, folder, jobs, options)
-
-
-def run_in_packs(
-    context: HydraContext, folder: Path, jobs: Sequence[PlannedJob], options: PackOptions
-) -> list[PlannedJob]:
-    """Run jobs in packs, and those that cannot share a process one by one; return those that
-    failed.
-
-    All jobs are planned, also those that have ended, so that a pack has the same members however
-    often the sweep is started.
-    """
-    finished = {number for number, job in enumerate(jobs) if job.record.is_finished()}
-    halved: set[int] = set()
-    if options.is_halving:
-        halved = {n for n, job in enumerate(jobs) if job.status.outcome is Outcome.halved}
-    ended = finished | halved
-    _print_before_packs(jobs, finished, halved, options)
-    _reset_tries(jobs)
-    gpus = [] if all(job.settings.trainer.accelerator == "cpu" for job in jobs) else visible_gpus()
-    size = options.pack_size
-    if size is None and len(gpus) > 1 and not options.is_halving:
-        size = -(-len(jobs) // len(gpus))
-    division = plan({number: job.settings for number, job in enumerate(jobs)}, size)
-    packs = _packs(jobs, division.packs, ended, options)
-    run_packs(folder, packs, options, gpus if len(gpus) > 1 else [])
-    alone = {number: why for number, why in division.alone.items() if number not in ended}
-    for number in (number for numbers in division.packs for number in numbers):
-        status = jobs[number].status
-        if status.outcome is Outcome.cannot_share_pack:
-            alone[number] = str(status.cannot_share_pack)
-    for number, why in alone.items():
-        name = escape(jobs[number].name)
-        console.print(f"[dim]job {name} runs alone: {escape(why)}", soft_wrap=True)
-    if alone:
-        run_one_by_one(context, [job for number, job in enumerate(jobs) if number in alone])
-    unfinished = [job for job in jobs if not job.record.is_finished()]
-    return [job for job in unfinished if job.status.state is not State.stopped]
-
-
-def _print_before_packs(
-    jobs: Sequence[PlannedJob],
-    finished: Collection[int],
-    halved: Collection[int],
-    options: PackOptions,
-) -> None:
-    """Say which jobs are skipped, which are tried again, what halving does with seeds, and which
-    data checks are skipped.
-    """
-    if finished or halved:
-        early = f", {len(halved)} stopped early by halving" if halved else ""
-        console.print(
-            f"{len(finished)} of {counted(len(jobs), 'job')} finished before{early}; skipped"
-        )
-    failed = [job.name for job in jobs if job.status.state is State.failed]
-    if failed:
-        names = ", ".join(failed)
-        console.print(
-            f"{len(failed)} of {counted(len(jobs), 'job')} failed before and are tried again:"
-            f" {names}",
-            soft_wrap=True,
-        )
-    if options.is_halving and len({job.settings.seed for job in jobs}) > 1:
-        console.print(
-            "[yellow]halving judges the jobs of all seeds together: a mean over seeds is then one"
-            " over the jobs that were not stopped early",
-            soft_wrap=True,
-        )
-    skipped: dict[str, str] = {}
-    for job in jobs:
-        skipped |= skipped_for_packages(job.settings.data)
-    if skipped:  # the terminal of a job in a pack is its run.log
-        console.print(f"[yellow]data checks {escape(describe_skipped(skipped))}", soft_wrap=True)
-
-
-def _reset_tries(jobs: Sequence[PlannedJob]) -> None:
-    """Allow every job all its tries again, because the user has started the sweep again."""
-    for job in jobs:
-        if job.status.tries is not None and not job.record.is_finished():
-            job.record.update(tries=1)
-
-
-def _packs(
-    jobs: Sequence[PlannedJob],
-    divided: Sequence[Sequence[int]],
-    ended: Collection[int],
-    options: PackOptions,
-) -> list[PlannedPack]:
-    """Return the packs in which there is something to run.
-
-    Jobs that have ended stay in their pack only if its jobs are judged together.
-    """
-    packs = []
-    for count, numbers in enumerate(divided, 1):
-        to_run = [number for number in numbers if number not in ended]
-        if not to_run:
-            continue
-        members = numbers if options.is_halving else to_run
-        jobs_to_run = counted(len(to_run), "job")
-        title = f"pack {count} of {len(divided)}: {jobs_to_run} on one base model"
-        together = options.together or cpu_count() + 2
-        packs.append(PlannedPack(title, tuple(jobs[number] for number in members), together))
-    return packs
+    return run_one_by_one(context, jobs)
 
 
 def print_wandb_hint(folder: Path) -> None:
@@ -273,7 +180,10 @@ def _refuse_other_contents(
 
 def _write_sweep(folder: Path, jobs: Sequence[PlannedJob]) -> None:
     """Add ``jobs`` to sweep.json, and remove what a killed process left in the folder."""
-    shutil.rmtree(folder / SETTINGS_FOLDER, ignore_errors=True)
+    submitted = submitted_names(folder)
+    for file in (folder / SETTINGS_FOLDER).glob("*"):
+        if file.stem not in submitted:
+            file.unlink(missing_ok=True)
     if (folder / HYDRA_FILE).is_file():
         shutil.copyfile(folder / HYDRA_FILE, folder / _ACCEPTED)
     names = {job.name for job in jobs}

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from hydratune.errors import ConfigError, Problem
+from hydratune.cores import cpu_count
+from hydratune.errors import ConfigError, Problem, refuse
 from hydratune.metric_table import VALIDATION
 from hydratune.settings.monitor import LOSS, known_metrics
+from hydratune.sweeps.executor_options import ExecutorOptions, executor_options
 
 METRICS = (None, LOSS)
 KINDS = ("sync", "asha")
@@ -106,22 +108,27 @@ class PackOptions:
     # copies of the frozen weights in the layout that a CPU reads fastest; null: for several jobs,
     # within 1/8 of the memory
     lay_out: bool | None = None
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
 
     def __post_init__(self) -> None:
         """Check the options. Raises ``ConfigError`` for values that are wrong."""
-        wrong = self._wrong()
-        if wrong:
-            raise ConfigError(
-                [
-                    Problem(f"hydra.launcher.{name}", getattr(self, name), why, fix)
-                    for name, (why, fix) in wrong.items()
-                ]
-            )
+        problems = [
+            Problem(f"hydra.launcher.{name}", getattr(self, name), why, fix)
+            for name, (why, fix) in self._wrong().items()
+        ]
+        refuse([*problems, *self.executor.problems()])
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "PackOptions":
         """Return the options in ``values``, as Hydra or JSON give them. Raises ``ConfigError``."""
-        return cls(**{**values, "halving": HalvingOptions(**(values.get("halving") or {}))})
+        halving = HalvingOptions(**(values.get("halving") or {}))
+        executor = executor_options(values.get("executor") or {})
+        return cls(**{**values, "halving": halving, "executor": executor})
+
+    @property
+    def jobs_at_once(self) -> int:
+        """How many jobs of a pack run at the same time."""
+        return self.together or (self.executor.cores or cpu_count()) + 2
 
     @property
     def is_halving(self) -> bool:

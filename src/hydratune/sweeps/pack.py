@@ -57,7 +57,8 @@ def run(arguments: PackArguments) -> None:
     """Run the jobs of a pack.
 
     Raises ``KeyboardInterrupt`` at the end if the pack was interrupted, ``RunInterrupted`` if a job
-    hung in such a way that the pack cannot continue, ``SweepError`` if the pack itself failed.
+    hung in such a way that the pack cannot continue, or if its cluster takes the machine away,
+    ``SweepError`` if the pack itself failed.
     """
     folder, names = arguments.folder, arguments.names
     torch.set_num_threads(1)
@@ -74,7 +75,7 @@ def run(arguments: PackArguments) -> None:
         scheduler = create_scheduler(arguments, records, resources, progress_table)
         watch = Watch(arguments.options.patience, progress_table.seen, resources.leave)
         pack = Pack(arguments, records, resources, scheduler, watch, progress_table, logs)
-        _leave_on_signals(resources.leave)
+        _leave_on_signals(resources, is_requeued=arguments.is_requeued)
         threads = JobThreads(pack)
         threads.run_all()
         _close(pack)
@@ -85,6 +86,8 @@ def run(arguments: PackArguments) -> None:
         raise RunInterrupted
     if resources.leave.is_set():
         raise KeyboardInterrupt
+    if resources.leave_after_step.is_set() and threads.requeue_stopped():
+        raise RunInterrupted
 
 
 class JobThreads:
@@ -144,10 +147,17 @@ class JobThreads:
         lost = {heartbeat.thread for heartbeat in hanging}
         self._threads = [t for t in self._threads if t.is_alive() and t.ident not in lost]
 
-    def requeue_stopped(self) -> None:
-        """Set the jobs that an error of the pack stopped to waiting, for another pack."""
-        for name in _stopped(self._pack) - self._stopped_before:
+    def requeue_stopped(self) -> bool:
+        """Set the jobs that left with the pack to waiting, for another pack.
+
+        Return whether any job is left to run.
+        """
+        asked = stop_requests(self._pack.arguments.folder)
+        for name in _stopped(self._pack) - self._stopped_before - asked:
             self._pack.records[name].change_status(Status.wait)
+        outcomes = [record.read_status().outcome for record in self._pack.records.values()]
+        left = (Outcome.no_run, Outcome.waiting, Outcome.paused)
+        return any(outcome in left for outcome in outcomes)
 
 
 def _stopped(pack: Pack) -> set[str]:
@@ -184,16 +194,21 @@ def count_computing_threads(arguments: PackArguments) -> int:
     return arguments.threads
 
 
-def _leave_on_signals(leave: threading.Event) -> None:
-    """Make all jobs leave on Ctrl-C, on a kill, and if the terminal is closed."""
+def _leave_on_signals(resources: PackResources, *, is_requeued: bool) -> None:
+    """Make all jobs leave on Ctrl-C, on a kill, and if the terminal is closed.
+
+    ``is_requeued``: a kill, and SIGUSR2, are how a cluster takes the machine away; jobs in training
+    then leave after their optimizer step, with a checkpoint.
+    """
     hung_up = getattr(signal, "SIGHUP", None)
+    soon = (signal.SIGTERM, signal.SIGUSR2) if is_requeued else ()
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if signum == hung_up:
             discard_output()
-        leave.set()
+        (resources.leave_after_step if signum in soon else resources.leave).set()
 
-    for number in (signal.SIGINT, signal.SIGTERM, *([hung_up] if hung_up else [])):
+    for number in {signal.SIGINT, signal.SIGTERM, *([hung_up] if hung_up else []), *soon}:
         signal.signal(number, handle)
 
 

@@ -30,7 +30,7 @@ def pack_context(
     leave = resources.leave_job[heartbeat.name]
     job_resources = JobResources(resources, heartbeat)
     workers = JobWorkers(resources, heartbeat, leave)
-    schedule = JobSchedule(scheduler, heartbeat, leave)
+    schedule = JobSchedule(scheduler, heartbeat, leave, resources.leave_after_step)
     return RunContext(job_resources, JobCompute(workers, job_resources), schedule)
 
 
@@ -102,11 +102,17 @@ class JobSchedule:
     """When a job of a pack is paused, and when it leaves."""
 
     def __init__(
-        self, scheduler: HalvingScheduler, heartbeat: Heartbeat, leave: threading.Event
+        self,
+        scheduler: HalvingScheduler,
+        heartbeat: Heartbeat,
+        leave: threading.Event,
+        after_step: threading.Event,
     ) -> None:
-        """``leave``: set when this job alone is to leave."""
+        """``leave``: set when this job alone is to leave. ``after_step``: set when all jobs are to
+        leave, after an optimizer step.
+        """
         self.began = time.perf_counter()
-        self._leave = leave
+        self._leave, self._after_step = leave, after_step
         self._scheduler, self._heartbeat = scheduler, heartbeat
         self._rungs: list[int] = []
 
@@ -133,6 +139,17 @@ class JobSchedule:
         rung = Rung(step, _finite(score.loss), _finite(score.value), score.interval)
         self._record.change_status(lambda status: status.report(rung))
         return self._scheduler.report_rung(self._heartbeat.name, self._rungs.index(step), score)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        self._heartbeat.in_training = True
+        try:
+            yield
+        finally:
+            self._heartbeat.in_training = False
+
+    def is_to_leave(self) -> bool:
+        return self._after_step.is_set()
 
     def ignore_interrupts(self) -> None:
         """Do nothing: signals reach the main thread only, which waits for all jobs."""

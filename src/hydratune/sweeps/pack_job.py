@@ -1,7 +1,6 @@
 """One job of a pack: run in a thread of its own, to its end or until it is paused."""
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,21 +11,18 @@ from hydratune.console import console, redirect_output
 from hydratune.errors import CannotSharePackError, HydratuneError, Paused, RunInterrupted
 from hydratune.experiment import run as experiment
 from hydratune.experiment.lifecycle import begin, recorded
-from hydratune.metric_format import with_unit
-from hydratune.metric_table import OBJECTIVE
-from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, alone
-from hydratune.records.status import Outcome, State, Status
+from hydratune.records.status import Outcome, State
 from hydratune.settings.commands import Resume, TrainConfig
 from hydratune.settings.monitor import Monitor
-from hydratune.sweeps.halving import HalvingScheduler, JobState
+from hydratune.sweeps.halving import HalvingScheduler, JobState, RoundScheduler
+from hydratune.sweeps.halving_records import halved_by, restore, state_of
 from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.sweeps.pack_context import pack_context
 from hydratune.sweeps.pack_logging import LogByThread
 from hydratune.sweeps.pack_resources import PackResources
 from hydratune.sweeps.progress_table import ProgressTable
 from hydratune.sweeps.watch import Heartbeat, Watch
-from hydratune.training.protocols import RungScore
 
 log = logging.getLogger(__name__)
 
@@ -99,22 +95,7 @@ def report_end(pack: Pack, record: RunDirectory) -> None:
     else:
         pack.resources.trackers.pop(name, None)
         pack.progress_table.ended(name, status)
-    pack.scheduler.end(name, *_state_of(record))
-
-
-def _state_of(record: RunDirectory) -> tuple[JobState, RungScore | None]:
-    """Return (state, final score) of a job that does not run."""
-    status = record.read_status()
-    if record.is_finished():
-        metrics = RunMetrics.read(record.metrics_file)
-        loss, edges = metrics.values.get("val/loss"), metrics.intervals.get(OBJECTIVE)
-        if loss is None:
-            return JobState.finished, None
-        interval = (edges[0], edges[1]) if edges else None
-        return JobState.finished, RungScore(loss, metrics.values.get(OBJECTIVE), interval)
-    if status.outcome is Outcome.halved:
-        return JobState.halved, None
-    return JobState.paused if status.state is State.waiting else JobState.failed, None
+    pack.scheduler.end(name, *state_of(record))
 
 
 def create_scheduler(
@@ -125,15 +106,9 @@ def create_scheduler(
 ) -> HalvingScheduler:
     """Return the scheduler of a pack, which knows the results of earlier starts of the sweep."""
 
-    def halve(status: Status) -> Status:
-        value = status.rungs[-1].value
-        if monitor.is_loss or value is None:
-            return status.halve()
-        return status.halve(f"{monitor.title} {with_unit(monitor.metric, value)}")
-
     def stop_early(name: str) -> None:
         record = records[name]
-        record.change_status(halve)
+        record.change_status(halved_by(monitor))
         status = record.read_status()
         tracker = resources.trackers.pop(name, None)
         if tracker is not None and status.halved is not None:
@@ -141,22 +116,18 @@ def create_scheduler(
             tracker.finish(0)
         progress_table.ended(name, status)
 
-    halving = arguments.halving
+    halving, names = arguments.halving, list(records)
     monitor = Monitor.read(halving.metric or arguments.monitor)
-    scheduler = HalvingScheduler(list(records), halving, resources.leave, stop_early, monitor)
-    for name, record in records.items() if halving.is_on else ():
-        status = record.read_status()
-        scores = [
-            RungScore(math.inf if rung.loss is None else rung.loss, rung.value, rung.interval)
-            for rung in status.rungs
-        ]
-        state, final_score = _state_of(record)
-        if state in (JobState.finished, JobState.halved) or name in arguments.failed:
-            scheduler.restore(name, scores, state, final_score)
-        elif scores and record.checkpoint_to_resume() is not None:
-            # In sync, a decision is the same whenever it is made, so a job that was killed after
-            # its report waits for it. In asha the report may have let it continue: it is resumed,
-            # and reports again if it was killed before its checkpoint was written.
-            is_paused = halving.waits_for_all or status.is_paused
-            scheduler.restore(name, scores, JobState.paused if is_paused else JobState.new)
+    common = (names, halving, resources.is_leaving, stop_early, monitor)
+    scheduler = HalvingScheduler(*common)
+    if arguments.passed is not None:
+        scheduler = RoundScheduler(*common, passed=arguments.passed)
+    if halving.is_on:
+        restore(scheduler, records, arguments.failed)
+    if arguments.is_requeued:  # what has ended in an earlier run of this pack is not run again
+        for name in names:
+            state, score = state_of(records[name])
+            failed = records[name].read_status().outcome is Outcome.failed
+            if state is JobState.finished or failed:
+                scheduler.restore(name, [], JobState.failed if failed else state, score)
     return scheduler

@@ -43,7 +43,9 @@ class PackResources:
         self._only_if_equal = merge_tokens is None
         self.workers = WorkerPool(workers, _MERGE_TOKENS if merge_tokens is None else merge_tokens)
         self.random_generators = threading.RLock()  # of the process
-        self.leave = threading.Event()  # set when the whole pack is to leave
+        self.leave = threading.Event()  # set when the whole pack is to leave at once
+        # set when it is to leave, but jobs in training after a step, with a checkpoint
+        self.leave_after_step = threading.Event()
         self.trackers: dict[str, Tracker] = {}  # by the name of the job
         self.begun: set[str] = set()  # names of jobs that were begun in this process
         # by the name of a job: set when this job alone is to leave
@@ -51,6 +53,10 @@ class PackResources:
         self._shared: dict[str, Any] = {}  # of every type
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._locks_lock = threading.Lock()
+
+    def is_leaving(self) -> bool:
+        """Return whether no job is to begin any more."""
+        return self.leave.is_set() or self.leave_after_step.is_set()
 
     def lock(self, name: str) -> threading.Lock:
         """Return the lock of this name."""
@@ -159,7 +165,9 @@ class JobWorkers(MergingPool):
                 future.cancel()
 
     def _begin(self) -> None:
-        if self._resources.leave.is_set() or self._leave.is_set():
+        leaving = self._resources.leave.is_set() or self._leave.is_set()
+        after_step = self._resources.leave_after_step.is_set()
+        if leaving or (after_step and not self._heartbeat.in_training):
             raise RunInterrupted
         self._heartbeat.task_begins()
 

@@ -44,6 +44,10 @@ class PlannedPack:
     jobs: tuple[PlannedJob, ...]
     together: int  # jobs that run at the same time
     failed: tuple[str, ...] = ()  # names of jobs that have failed and only count in the halving
+    # names of jobs -> rungs that halving has let them pass; None: the pack itself decides
+    passed: Mapping[str, int] | None = None
+    # runs the only job, which cannot share a process; empty: the process of a pack runs the jobs
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

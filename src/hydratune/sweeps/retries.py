@@ -4,7 +4,9 @@ torch.
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.records.status import Outcome, State
@@ -62,50 +64,64 @@ def plan_retries(
 
 
 def packs_for_unfinished(
-    pack: PlannedPack, code: int, tries: dict[str, int], options: PackOptions
+    pack: PlannedPack, code: int, tries: dict[str, int], options: PackOptions, why: str = ""
 ) -> list[PlannedPack]:
     """Return the packs that run what an ended one, with exit ``code``, left unfinished.
 
     ``tries``, how often each job was tried, is kept up to date, and so are the records of the jobs.
+    ``why``: how it ended, in words, where the exit code does not say so.
     """
     jobs = {job.name: job for job in pack.jobs}
     states = {name: job.status.state or State.waiting for name, job in jobs.items()}
     running = [name for name, state in states.items() if state is State.running]
     waiting = [name for name, state in states.items() if state is State.waiting]
+    together = options.is_halving and pack.passed is None  # the pack judges its jobs itself
+    if pack.passed is not None:  # jobs that have reached their rung
+        paused = {name for name, job in jobs.items() if job.status.outcome is Outcome.paused}
+        waiting = [name for name in waiting if name not in paused]
     title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
     if not running and not waiting:
-        return _pack_of_substitutes(pack, title) if code and options.is_halving else []
+        return _pack_of_substitutes(pack, title) if code and together else []
     if code == 0:
-        why = "its pack ended before it did; see pack.log in the sweep's folder"
-        set_end(pack.jobs, State.failed, why)
+        early = "its pack ended before it did; see pack.log in the sweep's folder"
+        set_end([jobs[name] for name in (*running, *waiting)], State.failed, early)
         return []
     if code == NEEDS_NEW_PACK:
         retried = [RetriedPack((*running, *waiting), pack.together)]
     else:
         memory = ", often because memory ran out" if code == -signal.SIGKILL else ""
-        console.print(f"[red]{title} ended early: {describe_exit(code)}{memory}")
-        killed = KilledPack(running, waiting, pack.together, options.is_halving)
-        retried = _retry(jobs, killed, code, tries, options)
-    if not retried and options.is_halving:
+        why = why or describe_exit(code)
+        console.print(f"[red]{title} ended early: {escape(why)}{memory}", soft_wrap=True)
+        killed = KilledPack(running, waiting, pack.together, together)
+        retried = _retry(jobs, killed, why, tries, options)
+    if not retried and together:
         return _pack_of_substitutes(pack, title)
     failed, packs = _failed(pack), []
     for again in retried:
-        names = list(jobs) if options.is_halving else again.names
+        names = list(jobs) if together else again.names
         count = counted(len(again.names), "job")
         members = tuple(jobs[name] for name in names)
-        packs.append(PlannedPack(f"{title}, again: {count}", members, again.together, failed))
+        packs.append(
+            replace(
+                pack,
+                title=f"{title}, again: {count}",
+                jobs=members,
+                together=again.together,
+                failed=failed if together else (),
+            )
+        )
     return packs
 
 
 def _retry(
     jobs: Mapping[str, PlannedJob],
     killed: KilledPack,
-    code: int,
+    end: str,
     tries: dict[str, int],
     options: PackOptions,
 ) -> list[RetriedPack]:
     """Return the packs that run next, and write into the records which jobs have failed for good
-    and which are tried again.
+    and which are tried again. ``end``: how the pack ended, in words.
     """
     suspects = killed.running or killed.waiting
     for name in suspects:
@@ -114,7 +130,7 @@ def _retry(
     for name in failed:
         count = f"{tries[name]} times" if tries[name] > 1 else "once"
         why = (
-            f"its pack ended {count} while it ran ({describe_exit(code)};"
+            f"its pack ended {count} while it ran ({end};"
             f" hydra.launcher.retries={options.retries}); see pack.log"
         )
         set_end([jobs[name]], State.failed, why)

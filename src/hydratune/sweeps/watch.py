@@ -60,6 +60,7 @@ class Heartbeat:
         self.computing: set[int] = set()  # threads of the worker pool that compute for the job
         self.is_waiting = False  # for the worker pool, or for another job
         self.held_locks = 0
+        self.in_training = False  # the training loop runs, and asks after every step
         self._leave = leave
 
     def beat(self) -> None:

@@ -76,7 +76,8 @@ def fit(
     threads = torch.get_num_threads()
     with progress("training", task.total_steps, quiet=ddp.rank() > 0) as ticker:
         loop = TrainingLoop(task, module, ticker, resumption, services)
-        end = loop.run()
+        with services.decisions.training():
+            end = loop.run()
     torch.set_num_threads(threads)
     interrupted_late = _load_best(loop)
     _print_early_stop(loop)

@@ -5,6 +5,7 @@ several runs in one process implements the same protocols for each of them.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -32,9 +33,15 @@ class HalvingDecisions(Protocol):
     def may_continue(self, step: int, score: RungScore) -> bool:
         """Return whether the run continues after ``step`` with this score."""
 
+    def training(self) -> AbstractContextManager[None]:
+        """Mark the block as the training loop, which asks ``is_to_leave`` after every step."""
+
+    def is_to_leave(self) -> bool:
+        """Return whether the run is to save a checkpoint after this optimizer step, and to end."""
+
 
 class NeverHalved:
-    """The decisions for a run that is never judged."""
+    """The decisions for a run that is never judged, and never asked to leave."""
 
     def rungs(self, total: int) -> Sequence[int]:
         return ()
@@ -44,6 +51,12 @@ class NeverHalved:
 
     def may_continue(self, step: int, score: RungScore) -> bool:
         return True
+
+    def training(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_to_leave(self) -> bool:
+        return False
 
 
 class SharedResources(Protocol):

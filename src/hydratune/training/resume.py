@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.data.datamodule import ConversationData
-from hydratune.errors import RunError
+from hydratune.errors import RunError, RunInterrupted
 from hydratune.models.hardware import cpu_seconds
 from hydratune.records.files import atomic
 from hydratune.records.run_directory import (
@@ -186,6 +186,41 @@ class TrainerPosition(CheckpointCallback):
         checkpoint["made_of"] = dict(self.resumption.identity)
         other_ranks = sum(gathered(cpu_seconds())[1:])
         checkpoint["cpu_seconds"] = self.resumption.cpu_seconds() + other_ranks
+
+
+class LeaveAfterStep(lightning.Callback):
+    """Ends the run between two optimizer steps, with a checkpoint, when it is asked to.
+
+    The last of the callbacks, so that everything that belongs to the step is in the checkpoint.
+    """
+
+    def __init__(self, is_to_leave: Callable[[], bool], position: TrainerPosition) -> None:
+        self._is_to_leave, self._position = is_to_leave, position
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: object) -> None:
+        """Leave after a step that is not followed by a validation."""
+        if (
+            trainer.global_step in self._position.validated
+            or trainer.fit_loop.epoch_loop._should_accumulate()
+        ):
+            return
+        if self._leaves(trainer):
+            self._position.write(trainer)
+            raise RunInterrupted
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
+        """Leave after a validation, after which the checkpoint has been written."""
+        if self._leaves(trainer):
+            raise RunInterrupted
+
+    def _leaves(self, trainer: lightning.Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self._is_to_leave()
+        if trainer.global_step % STEPS_UNREAD:
+            return False  # asking the other ranks takes time
+        return bool(trainer.strategy.broadcast(self._is_to_leave()))  # rank 0 decides for all
 
 
 def _moved(state: Mapping[str, Any], callback: Any) -> dict[str, object]:

@@ -18,7 +18,7 @@ from hydratune.training.checkpoints import AtomicCheckpointIO, best_checkpoint
 from hydratune.training.halving import HalvingRungs
 from hydratune.training.history import History, best_row
 from hydratune.training.module import FineTuning
-from hydratune.training.resume import RestoreCheckpoint, TrainerPosition
+from hydratune.training.resume import LeaveAfterStep, RestoreCheckpoint, TrainerPosition
 from hydratune.training.task import Resumption, TrainingServices, TrainingTask
 from hydratune.training.validation import Patience, ValidationTimes, validation_steps
 from hydratune.training.watchdog import Stopped, Watchdog
@@ -116,6 +116,7 @@ class TrainingLoop:
             # before the rungs, which need the loss as it was at the checkpoint
             *([self._restore] if self._restore is not None else []),
             rungs,
+            LeaveAfterStep(services.decisions.is_to_leave, position),
         ]
 
     def run(self) -> LoopEnd:

@@ -26,6 +26,7 @@ from hydratune.settings.monitor import Monitor
 from hydratune.settings.paths import expanded
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
+from hydratune.sweeps.executor_options import refuse_not_waiting
 from hydratune.sweeps.first_rung import say_if_first_rung_is_early
 from hydratune.sweeps.job_checks import check_job, refuse_other_environment
 from hydratune.sweeps.options import PackOptions
@@ -114,6 +115,8 @@ def _check(
     parser = OverridesParser.create(config_loader=context.config_loader)
     space = read_space(parser.parse_overrides([*words, *arguments]))
     packing = _pack_options(launcher)
+    if packing is not None:
+        refuse_not_waiting(packing.executor, "a search")
     corners = _check_corners(context, config, space)
     monitor = _monitor(corners)
     objectives = read_objectives(settings.objectives, monitor)

@@ -16,6 +16,7 @@ from hydratune.errors import ConfigError, HydratuneError, Problem
 from hydratune.settings.commands import TrainConfig
 from hydratune.settings.registry import plain
 from hydratune.settings.tracking import TEXT_SETTINGS, TrackingMode
+from hydratune.sweeps.executor_options import refuse_not_waiting
 from hydratune.sweeps.job_checks import check_job
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import PlannedJob
@@ -129,6 +130,8 @@ def pack_options(launcher: object) -> PackOptions | None:
         fix = "set hydra/launcher=pack or hydra/launcher=process"
         raise ConfigError([Problem("hydra/launcher", type(launcher).__name__, why, fix)])
     options: PackOptions | None = get_options()
+    if options is not None:
+        refuse_not_waiting(options.executor, "a W&B sweep")
     if options is not None and options.halving is not None and options.is_halving:
         why = "W&B decides which trials of its sweep end early"
         fix = "early_terminate: {type: hyperband, min_iter: 2} in the sweep"

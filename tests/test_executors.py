@@ -1,0 +1,408 @@
+"""Where packs run: the settings of executors, and packs as jobs of a Slurm that is played."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydratune import extras
+from hydratune.errors import ConfigError, SweepError
+from hydratune.records.files import write_json
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import Outcome
+from hydratune.records.sweep import SweepJob
+from hydratune.settings.commands import Resume
+from hydratune.settings.secrets import without_secrets
+from hydratune.sweeps import in_packs, pack_processes
+from hydratune.sweeps.executor_options import SlurmOptions
+from hydratune.sweeps.executors import slurm, submitted
+from hydratune.sweeps.executors.slurm_job import PackJob, result_file
+from hydratune.sweeps.executors.submitted import SubmittedPack, read_submitted
+from hydratune.sweeps.in_packs import run_in_packs
+from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
+from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from test_config import compose
+
+Command = Callable[..., tuple[int, str]]
+CANARY = "canary-7d81f2c04b"
+# A Slurm whose jobs do what the file "states" says: id -> state, or nothing for an unknown job.
+SBATCH = """#!/bin/sh
+env > "$PLAYED/environment"
+cp "$1" "$PLAYED/script"
+echo $(($(cat "$PLAYED/count" 2>/dev/null || echo 6) + 1)) > "$PLAYED/count"
+echo "Submitted batch job $(cat "$PLAYED/count")"
+"""
+SQUEUE = """#!/bin/sh
+test -e "$PLAYED/silent" && { echo "Unable to contact slurm controller" >&2; exit 1; }
+cat "$PLAYED/states"
+"""
+SCANCEL = """#!/bin/sh
+echo "$@" >> "$PLAYED/cancelled"
+: > "$PLAYED/states"
+"""
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a Slurm that is played by shell scripts, which answers at once."""
+    pytest.importorskip("submitit")
+    folder = tmp_path / "played"
+    folder.mkdir()
+    scripts = {"sbatch": SBATCH, "squeue": SQUEUE, "scancel": SCANCEL, "srun": "#!/bin/sh\n"}
+    for name, text in scripts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    (folder / "states").write_text("")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("PLAYED", str(folder))
+    for name in ("_POLL", "_NO_RESULT"):
+        monkeypatch.setattr(slurm, name, 0.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings() -> Any:
+    return compose()
+
+
+def jobs_in(folder: Path, settings: Any, count: int = 4) -> list[PlannedJob]:
+    folder.mkdir(exist_ok=True)
+    composed = OmegaConf.create({"hydra": {}})
+    return [
+        PlannedJob(SweepJob(str(n), (), {}), RunDirectory(folder / str(n)), settings, composed)
+        for n in range(count)
+    ]
+
+
+def options(**settings: Any) -> PackOptions:
+    return PackOptions(executor=SlurmOptions(**settings))
+
+
+def executor_of(jobs: list[PlannedJob], **settings: Any) -> slurm.SlurmExecutor:
+    packing = options(**settings)
+    assert isinstance(packing.executor, SlurmOptions)
+    folder = jobs[0].record.path.parent
+    return slurm.SlurmExecutor(folder, packing, packing.executor, {j.name: j for j in jobs})
+
+
+def two_packs(jobs: list[PlannedJob]) -> list[PlannedPack]:
+    return [PlannedPack("pack 1", tuple(jobs[:2]), 2), PlannedPack("pack 2", tuple(jobs[2:]), 2)]
+
+
+def finish(job: PlannedJob) -> None:
+    job.record.path.mkdir(exist_ok=True)
+    write_json(job.record.status_file, {"state": "finished"})
+    write_json(job.record.metrics_file, {"val/loss": 1.0})
+
+
+# ------------------------------------------------------------------------------------- settings
+def test_the_settings_of_slurm_are_read() -> None:
+    given = OmegaConf.create({"_kind": "slurm", "partition": "low", "setup": ["module load cuda"]})
+    executor = PackOptions.from_mapping({"executor": given}).executor
+    assert executor == SlurmOptions(partition="low", setup=["module load cuda"])
+    assert type(executor.setup) is list  # submitit pickles and writes plain values
+    assert PackOptions.from_mapping({}).executor.waits
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "why"),
+    [
+        ({"cpus": 0}, "cpus", "at least one"),
+        ({"at_once": 0}, "at_once", "at least one"),
+        ({"memory_gb": 0}, "memory_gb", "needs some"),
+        ({"minutes": 1}, "minutes", "counts minutes"),
+        ({"minutes": 2, "seconds_to_save": 120}, "seconds_to_save", "within the 2 minutes"),
+        ({"seconds_to_save": 0}, "seconds_to_save", "has to be saved"),
+        ({"time_limits": -1}, "time_limits", "counts"),
+        ({"parameters": {"time": "5"}}, "parameters", "setting of its own"),
+        ({"parameters": {"--qos": "long"}}, "parameters", "no option of sbatch"),
+    ],
+)
+def test_wrong_settings_are_refused(values: dict[str, Any], key: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as raised:
+        options(**values)
+    assert [p.key for p in raised.value.problems] == [f"hydra.launcher.executor.{key}"]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "is_installed", lambda module: module != "submitit")
+    with pytest.raises(ConfigError, match=r"submitit.*pip install 'hydratune\[slurm\]'"):
+        options()
+
+
+def test_the_executor_is_chosen_with_slashes(hydratune: Command) -> None:
+    sweep = ("train", "-m", "debug=smoke", "seed=0,1")
+    code, text = hydratune(*sweep, "hydra.launcher.executor=slurm")
+    assert code == 2 and "fix: hydra/launcher/executor=slurm" in text, text
+    code, text = hydratune(
+        *sweep, "hydra/launcher/executor=slurm", "hydra.launcher.executor.cpus=0"
+    )
+    assert code == 2 and "hydra.launcher.executor.cpus = 0" in text, text
+
+
+def test_a_machine_without_slurm_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SweepError, match="no sbatch"):
+        executor_of(jobs_in(tmp_path / "sweep", settings))
+
+
+# ----------------------------------------------------------------------------- jobs of a cluster
+def test_packs_are_submitted_as_one_array_without_secrets(
+    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    monkeypatch.setenv("PROXY_URL", f"http://me:{CANARY}@proxy")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")  # of a job in which the driver runs
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(
+        jobs,
+        partition="low",
+        account="lab",
+        gres="gpu:1",
+        memory_gb=1.5,
+        minutes=90,
+        at_once=2,
+        setup=["module load cuda"],
+        parameters={"qos": "long"},
+    )
+    executor.submit(two_packs(jobs))
+    assert os.environ["WANDB_API_KEY"] == CANARY  # of this process
+    script = (played / "script").read_text()
+    for option in ("array=0-1%2", "partition=low", "account=lab", "gres=gpu:1", "mem=1536M"):
+        assert f"#SBATCH --{option}\n" in script
+    for option in ("time=90", "signal=USR2@120", "requeue", "qos=long", "cpus-per-task=1"):
+        assert f"#SBATCH --{option}\n" in script
+    assert "\nmodule load cuda\n" in script
+    environment = (played / "environment").read_text()
+    assert "SLURM_CPUS_PER_TASK" not in environment and "PLAYED=" in environment
+    assert len(list((tmp_path / "sweep" / "slurm").glob("7_?_submitted.pkl"))) == 2
+    stored = [played / "environment", *(f for f in tmp_path.rglob("*") if f.is_file())]
+    assert not [file for file in stored if CANARY.encode() in file.read_bytes()]
+
+
+def test_an_ended_pack_has_its_exit_code(played: Path, tmp_path: Path, settings: Any) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor, packs = executor_of(jobs), two_packs(jobs)
+    executor.submit(packs)
+    (played / "states").write_text("7_0|RUNNING|n1\n7_1|RUNNING|n2\n")
+    assert executor.ended() == [] and executor.running() == packs
+    write_json(result_file(tmp_path / "sweep" / "slurm", "7_1"), {"code": -9})
+    (ended,) = executor.ended()
+    assert (ended.pack, ended.code) == (packs[1], -9) and executor.running() == packs[:1]
+
+
+@pytest.mark.parametrize(
+    ("states", "is_cancelled"),
+    [("7_0|NODE_FAIL|\n7_1|RUNNING|n2\n", False), ("7_0|CANCELLED|\n7_1|PENDING|\n", True)],
+)
+def test_a_job_that_ended_without_a_result_is_named(
+    played: Path, tmp_path: Path, settings: Any, states: str, is_cancelled: bool
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs)
+    executor.submit(two_packs(jobs))
+    (played / "states").write_text(states)
+    (ended,) = executor.ended()
+    assert ended.code == 1 and ended.is_cancelled is is_cancelled
+    assert "jobs 0, 1; see " in ended.why and "sweep/slurm/7_0_0_log.out" in ended.why
+
+
+def test_a_job_that_slurm_has_forgotten_has_ended(
+    played: Path, tmp_path: Path, settings: Any
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs)
+    executor.submit(two_packs(jobs))
+    assert [end.why.partition(";")[0] for end in executor.ended()] == [
+        f"Slurm job 7_{number} ended without a result: unknown to Slurm" for number in (0, 1)
+    ]
+
+
+def test_a_silent_slurm_ends_nothing_and_is_not_waited_for_forever(
+    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs)
+    executor.submit(two_packs(jobs))
+    (played / "silent").touch()
+    assert executor.ended() == [] and len(executor.running()) == 2
+    monkeypatch.setattr(slurm, "_SILENT", 0.0)
+    with pytest.raises(SweepError, match=r"Unable to contact.*the same command collects"):
+        executor.ended()
+    assert len(read_submitted(tmp_path / "sweep", {job.name: job for job in jobs})) == 2
+
+
+def test_cancelled_packs_are_forgotten(played: Path, tmp_path: Path, settings: Any) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs)
+    executor.submit(two_packs(jobs))
+    (played / "states").write_text("7_0|RUNNING|n1\n7_1|RUNNING|n2\n")
+    executor.cancel()
+    assert (played / "cancelled").read_text() == "7_0 7_1\n" and executor.running() == []
+    assert not submitted.submitted_names(tmp_path / "sweep")
+
+
+# -------------------------------------------------------------------------------- whole commands
+def test_a_command_that_does_not_wait_submits_once_and_later_collects(
+    played: Path, tmp_path: Path, settings: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs, packing = jobs_in(tmp_path / "sweep", settings), options(wait=False, at_once=2)
+    context: Any = None
+    (played / "states").write_text("7_0|PENDING|Priority\n7_1|PENDING|Priority\n")
+    assert run_in_packs(context, tmp_path / "sweep", jobs, packing) is None
+    assert run_in_packs(context, tmp_path / "sweep", jobs, packing) is None
+    assert (played / "count").read_text() == "7\n"  # submitted once
+    assert sorted(p.stem for p in (tmp_path / "sweep" / SETTINGS_FOLDER).iterdir()) == list("0123")
+    finish(jobs[0]), finish(jobs[1])
+    write_json(result_file(tmp_path / "sweep" / "slurm", "7_0"), {"code": 0})
+    assert run_in_packs(context, tmp_path / "sweep", jobs, packing) is None
+    finish(jobs[2]), finish(jobs[3])
+    write_json(result_file(tmp_path / "sweep" / "slurm", "7_1"), {"code": 0})
+    assert run_in_packs(context, tmp_path / "sweep", jobs, packing) == []
+    assert (played / "count").read_text() == "7\n"
+    assert "submitted before: Slurm jobs 7_0, 7_1" in capfd.readouterr().out
+
+
+def test_a_pack_that_died_is_submitted_again(
+    played: Path, tmp_path: Path, settings: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs, packing = jobs_in(tmp_path / "sweep", settings, 2), options(wait=False)
+    context: Any = None
+    (played / "states").write_text("7|RUNNING|n1\n")
+    assert run_in_packs(context, tmp_path / "sweep", jobs, packing) is None
+    finish(jobs[0])
+    jobs[1].record.path.mkdir(exist_ok=True)
+    jobs[1].record.start()
+    (played / "states").write_text("7|FAILED|\n")
+    assert run_in_packs(context, tmp_path / "sweep", jobs, packing) is None
+    assert (played / "count").read_text() == "8\n"
+    assert "Slurm job 7 ended without a result: FAILED; jobs 0, 1" in " ".join(
+        capfd.readouterr().out.split()
+    )
+    (item,) = read_submitted(tmp_path / "sweep", {job.name: job for job in jobs})
+    assert item.job_id == "8" and [job.name for job in item.pack.jobs] == ["1"]
+
+
+def test_a_cancelled_pack_is_stopped_and_not_tried_again(
+    played: Path, tmp_path: Path, settings: Any
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings, 2)
+    context: Any = None
+    for job in jobs:
+        job.record.path.mkdir()
+        job.record.start()
+    (played / "states").write_text("7|CANCELLED|\n")
+    assert run_in_packs(context, tmp_path / "sweep", jobs, options()) == []
+    assert [job.status.outcome for job in jobs] == [Outcome.stopped] * 2
+    assert "CANCELLED" in str(jobs[0].status.error) and (played / "count").read_text() == "7\n"
+
+
+def test_what_slurm_runs_is_not_run_here_as_well(
+    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    context: Any = None
+    executor_of(jobs).submit(two_packs(jobs))
+    (played / "states").write_text("7_0|RUNNING|n1\n7_1|COMPLETED|\n")
+    with pytest.raises(SweepError, match=r"Slurm runs jobs of this sweep: 7_0; .*scancel 7_0"):
+        run_in_packs(context, tmp_path / "sweep", jobs, PackOptions())
+    (played / "states").write_text("")
+    monkeypatch.setattr(in_packs, "run_packs", lambda *args: pack_processes.PacksEnd.left)
+    assert run_in_packs(context, tmp_path / "sweep", jobs, PackOptions()) is None
+
+
+def test_a_job_that_is_begun_anew_is_so_once(tmp_path: Path, settings: Any) -> None:
+    """A pack that Slurm queues again must not lose what it has trained."""
+    (job,) = jobs_in(tmp_path / "sweep", settings, 1)
+    job.record.path.mkdir()
+    job.record.start()
+    job.record.history_file.write_text("step\n")
+    never = PlannedJob(job.job, job.record, compose("resume=never"), job.composed)
+    begun = in_packs._begun_anew(never, ())
+    assert begun.settings.resume is Resume.auto and not job.record.history_file.exists()
+    assert (job.record.path / "previous" / "history.csv").is_file()
+    assert in_packs._begun_anew(never, {"0"}) is never
+
+
+def test_packs_of_other_jobs_are_not_picked_up(tmp_path: Path, settings: Any) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    packs = two_packs(jobs)
+    items = [SubmittedPack(str(number), pack) for number, pack in enumerate(packs)]
+    submitted.add_submitted(tmp_path / "sweep", items)
+    assert read_submitted(tmp_path / "sweep", {job.name: job for job in jobs}) == items
+    assert read_submitted(tmp_path / "sweep", {job.name: job for job in jobs[:3]}) == items[:1]
+    submitted.forget_submitted(tmp_path / "sweep", ["0"])
+    assert submitted.submitted_names(tmp_path / "sweep") == {"2", "3"}
+
+
+def test_settings_of_a_pack_stay_until_it_has_ended(
+    played: Path, tmp_path: Path, settings: Any
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    packing, folder = options(wait=False), tmp_path / "sweep"
+    (played / "states").write_text("7|RUNNING|n1\n")
+    pack = PlannedPack("pack 1", tuple(jobs), 2)
+    executor = executor_of(jobs)
+    end = pack_processes.PacksEnd
+    assert pack_processes.run_packs(folder, [pack], packing, executor) is end.left
+    assert len(list((folder / SETTINGS_FOLDER).iterdir())) == 4
+    for job in jobs:
+        finish(job)
+    write_json(result_file(folder / "slurm", "7"), {"code": 0})
+    assert pack_processes.run_packs(folder, [], packing, executor) is end.over
+    assert not (folder / SETTINGS_FOLDER).exists()
+
+
+def test_variables_with_secrets_are_left_out() -> None:
+    kept = without_secrets({"HOME": "/home/me", "X": "hf_" + "a" * 24, "URL": "http://a:b@c"})
+    assert kept == {"HOME": "/home/me"}
+
+
+# --------------------------------------------------------------------- the job, run by submitit
+SAVES = """
+import signal, sys, time
+from pathlib import Path
+life = Path(sys.argv[1])
+if life.exists():
+    sys.exit(0)
+life.touch()
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75))
+time.sleep(60)
+"""
+
+
+def test_a_job_that_reaches_its_time_limit_saves_and_starts_again(tmp_path: Path) -> None:
+    """The first start takes time before it listens: what submitit's process gets meanwhile is sent
+    again.
+    """
+    submitit = pytest.importorskip("submitit")
+    executor = submitit.LocalExecutor(tmp_path, max_num_timeout=1)
+    executor.update_parameters(timeout_min=0.5, signal_delay_s=29, stderr_to_stdout=True)
+    command = [sys.executable, "-S", "-c", SAVES, str(tmp_path / "life")]
+    job = executor.submit(PackJob(command, str(tmp_path)))
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*_result.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (file,) = tmp_path.glob("*_result.json")
+    assert json.loads(file.read_text()) == {"code": 0} and (tmp_path / "life").exists()
+    assert "Requeued job" in str(job.stdout())
+
+
+def test_a_process_that_is_killed_is_reported(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("hydratune.sweeps.executors.slurm_job._job_id", lambda: "7")
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    before = signal.getsignal(signal.SIGTERM)
+    PackJob([sys.executable, "-S", "-c", code], str(tmp_path))()
+    signal.signal(signal.SIGTERM, before)
+    assert json.loads(result_file(tmp_path, "7").read_text()) == {"code": -9}

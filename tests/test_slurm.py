@@ -1,0 +1,170 @@
+"""Sweeps over a real Slurm of this machine: equal to local ones, whatever dies in between."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import SHARED, SMALL
+from run_files import assert_same_run, offline_environment, states, status
+
+pytestmark = pytest.mark.slow
+SCRIPTS = SHARED / "tools" / "slurm"  # SLURM_CONF of a running cluster is used instead
+RUN = (
+    *(s for s in SMALL if not s.startswith(("data.batch_size", "trainer.max_steps"))),
+    "data.max_train_rows=9",
+    "data.batch_size=1",
+    "trainer.max_steps=null",
+)
+SLURM = ("hydra/launcher/executor=slurm", "hydra.launcher.executor.at_once=2")
+CANARY = "canary-52e9a07c1d"
+SECONDS = 1800.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a Slurm with two nodes of a core each."""
+    pytest.importorskip("submitit")
+    if shutil.which("sinfo") is None:
+        pytest.skip("Slurm is not installed: apt-get install slurm-wlm munge")
+    if "SLURM_CONF" in os.environ:
+        yield {"SLURM_CONF": os.environ["SLURM_CONF"]}
+        return
+    if not (SCRIPTS / "start_slurm.sh").is_file() or os.geteuid() != 0:
+        pytest.skip("no Slurm runs (SLURM_CONF), and none can be started here")
+    folder = tmp_path_factory.mktemp("cluster")
+    with (folder / "start.log").open("w") as log:
+        command = [str(SCRIPTS / "start_slurm.sh"), str(folder), "2"]
+        subprocess.run(command, stdout=log, stderr=log, check=True, timeout=120)
+    yield {"SLURM_CONF": str(folder / "slurm.conf")}
+    subprocess.run([str(SCRIPTS / "stop_slurm.sh"), str(folder)], check=True, timeout=60)
+
+
+class Driver:
+    """The command of a sweep, in a process of its own."""
+
+    def __init__(self, folder: Path, cluster: dict[str, str], *words: str) -> None:
+        self.folder, self.log = folder, folder.with_suffix(".log")
+        command = [sys.executable, "-m", "hydratune", "train", "-m", *words]
+        environment = {**offline_environment(), **cluster, "WANDB_API_KEY": CANARY}
+        self.environment = environment
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [*command, f"hydra.sweep.dir={folder}"],
+                env=environment,
+                cwd=folder.parent,
+                stdout=log,
+                stderr=log,
+            )
+
+    def end(self, code: int = 0) -> str:
+        """Wait; return what was printed."""
+        assert self.process.wait(SECONDS) == code, self.log.read_text()
+        return self.log.read_text()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not condition() and time.monotonic() < deadline and self.process.poll() is None:
+            time.sleep(0.2)
+        assert condition(), self.log.read_text()
+
+    def slurm(self, *command: str) -> str:
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout
+
+    def steps(self, job: str) -> int:
+        """Return how many optimizer steps a job has recorded."""
+        file = self.folder / job / "history.csv"
+        return max(0, len(file.read_text().splitlines()) - 1) if file.is_file() else 0
+
+
+def packs_of(folder: Path) -> list[int]:
+    """Return the processes of the packs of a sweep."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"hydratune.sweeps.pack" in words and str(folder).encode() in words:
+            found.append(int(file.parent.name))
+    return found
+
+
+def assert_same_sweep(ours: Path, theirs: Path) -> None:
+    """Compare survivors, what they were judged by, and the runs of those that finished."""
+    assert states(ours) == states(theirs)
+    for name, state in states(theirs).items():
+        a, b = status(ours / name), status(theirs / name)
+        assert (a.get("rungs"), a.get("halved")) == (b.get("rungs"), b.get("halved"))
+        if state == "finished":
+            assert_same_run(ours / name, theirs / name)
+
+
+def test_halving_over_slurm_equals_local_with_workers_killed(
+    tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    """A pack is killed in the first round, and a job is cancelled in a later one."""
+    words = (
+        *(*RUN, "trainer.max_epochs=12", "optimizer.lr=1e-4,1e-3,1e-2,3e-2", "adapter.r=2,4,8"),
+        "hydra.launcher.halving.min_steps=27",
+    )
+    local = Driver(tmp_path / "local", cluster, *words)
+    local.until(lambda: any(local.steps(str(n)) > 5 for n in range(12)))
+    os.kill(packs_of(local.folder)[0], signal.SIGKILL)
+    assert "tried again" in local.end()
+
+    first = Driver(tmp_path / "slurm", cluster, *words, *SLURM)
+    first.until(lambda: any(first.steps(str(n)) > 5 for n in range(12)))
+    os.kill(packs_of(first.folder)[0], signal.SIGKILL)
+    first.until(lambda: any(first.steps(str(n)) > 40 for n in range(12)))
+    packs = json.loads((first.folder / "slurm" / "packs.json").read_text())["packs"]
+    first.slurm("scancel", packs[0]["job_id"])
+    text = first.end()
+    assert "tried again" in text and "stopped by the user" in text
+    assert "jobs do not get" in text and "WANDB_API_KEY" in text
+    second = Driver(tmp_path / "slurm", cluster, *words, *SLURM)
+    second.end()
+    assert_same_sweep(second.folder, local.folder)
+    places = [second.folder, Path(cluster["SLURM_CONF"]).parent]
+    files = [file for place in places for file in place.rglob("*") if file.is_file()]
+    assert not [file for file in files if CANARY.encode() in file.read_bytes()]
+
+
+def test_a_preempted_job_is_resumed_after_the_step(tmp_path: Path, cluster: dict[str, str]) -> None:
+    words = (*RUN, "trainer.max_epochs=60", "seed=0,1", "trainer.checkpoint_minutes=null")
+    words = (*words, "trainer.validations_per_epoch=1")
+    driver = Driver(tmp_path / "slurm", cluster, *words, *SLURM, "hydra.launcher.pack_size=2")
+    driver.until(lambda: driver.steps("0") > 20 and driver.steps("1") > 20)
+    driver.slurm("scancel", "--signal=USR2", driver.slurm("squeue", "-h", "-o", "%A").split()[0])
+    driver.end()
+    log = next((driver.folder / "slurm").glob("*_log.out")).read_text()
+    assert "Requeued job" in log
+    assert "resumed after step" in (driver.folder / "0" / "run.log").read_text()
+    local = Driver(tmp_path / "local", cluster, *words)
+    local.end()
+    assert_same_sweep(driver.folder, local.folder)
+
+
+def test_a_command_that_does_not_wait_is_typed_again(
+    tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    words = (*RUN, "trainer.max_epochs=1", "seed=0,1", *SLURM)
+    words = (*words, "hydra.launcher.executor.wait=false")
+    text = Driver(tmp_path / "sweep", cluster, *words).end()
+    assert "the jobs run without this command" in text and "ranking" not in text
+    deadline = time.monotonic() + SECONDS
+    while "ranking" not in text and time.monotonic() < deadline:
+        time.sleep(20)
+        text = Driver(tmp_path / "sweep", cluster, *words).end()
+    assert set(states(tmp_path / "sweep").values()) == {"finished"}
+    assert len(list((tmp_path / "sweep" / "slurm").glob("*_submission.sh"))) == 1
