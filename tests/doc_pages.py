@@ -16,6 +16,7 @@ from hydratune.commands.sweep import train_arguments
 from hydratune.comparison.options import parse_options
 from hydratune.composition import CONF, listing, register
 from hydratune.doctor.command import parse_options as parse_doctor_options
+from hydratune.overview.command import parse_options as parse_status_options
 from hydratune.settings.commands import COMMANDS, CommandConfig
 from hydratune.settings.reference import settings_of
 from hydratune.settings.registry import all_variants, typed
@@ -101,6 +102,12 @@ def compose_command(words: list[str]) -> None:
         return
     if command == "doctor":
         parse_doctor_options(arguments)
+        return
+    if command == "status":
+        parse_status_options(arguments)
+        return
+    if command == "stop":
+        assert arguments and not any("=" in word for word in arguments)
         return
     if command == "sweep":
         command, arguments = "train", train_arguments(arguments)

@@ -39,6 +39,9 @@ from hydratune.tracking.tracker import Tracker
 from hydratune.training import ddp, resume
 from hydratune.training.elementwise import elementwise_for
 
+# bytes of freed memory that stay between measuring and training, which need other sizes
+_SPARE_MEMORY = 2**27
+
 
 def run_experiment(
     config: TrainConfig, record: RunDirectory, context: RunContext | None = None
@@ -134,11 +137,13 @@ def _measure_and_train(job: Job, record: RunDirectory, tracker: Tracker) -> RunM
     ]
     for probe in (*others, test_rows):
         probe.before()
+    hardware.give_back(_SPARE_MEMORY)
 
     section("training")
     training.adapt(job, tracker, facts)
     fitted = training.train(job, record, tracker)
     _load_as_saved(job, record)
+    hardware.give_back(_SPARE_MEMORY)
 
     answers = test_rows.after()
     measured = [probe.after() for probe in others]

@@ -5,7 +5,9 @@ Only the name of the file of settings stands in ``settings.paths``, because ``se
 
 import csv
 import io
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -194,8 +196,9 @@ class RunDirectory:
         self.change_status(lambda status: status.changed(**values))
 
     def start(self, *, resumed: bool = False) -> None:
-        """Set the status of a run that starts; ``resumed``: from a checkpoint."""
-        self.change_status(lambda status: status.start(resumed=resumed))
+        """Set the status of a run that starts in this process; ``resumed``: from a checkpoint."""
+        process = {"host": socket.gethostname(), "pid": os.getpid()}
+        self.change_status(lambda status: status.start(resumed=resumed).changed(**process))
 
     def end(self, state: State, error: str | None = None) -> None:
         """Set the status of a run that ended; secrets in ``error`` are masked."""

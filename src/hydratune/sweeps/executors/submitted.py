@@ -70,6 +70,11 @@ def forget_submitted(folder: Path, job_ids: Iterable[str]) -> None:
         write_json(_file(folder), {"packs": left})
 
 
+def submitted_ids(folder: Path) -> dict[str, str]:
+    """Return the names of the jobs in submitted packs -> the job of the cluster that has them."""
+    return {name: str(entry["job_id"]) for entry in _entries(folder) for name in entry["names"]}
+
+
 def submitted_names(folder: Path) -> set[str]:
     """Return the names of the jobs in submitted packs."""
     return {name for entry in _entries(folder) for name in entry["names"]}

@@ -1,0 +1,215 @@
+"""hydratune status and hydratune stop: what runs where, and ending it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from conftest import SMALL, edited
+from hydratune.errors import InputError
+from hydratune.overview import held_locks
+from hydratune.overview.collect import Life, find, view_run, view_sweep
+from hydratune.overview.command import parse_options
+from hydratune.overview.held_locks import HeldLocks, this_host
+from hydratune.records.run_directory import RunDirectory
+from hydratune.records.status import State
+from hydratune.records.sweep import SweepJob, write_sweep
+from hydratune.sweeps.stop_requests import stop_requests
+
+Command = Callable[..., tuple[int, str]]
+HISTORY = "step,epoch,train/loss,val/loss,lr\n"
+
+
+def make_run(folder: Path, state: State | None = None, **status: object) -> RunDirectory:
+    record = RunDirectory(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.start()
+    if state is not None:
+        record.end(state, "the reason" if state is State.failed else None)
+    if status:
+        record.update(**status)
+    return record
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[Path]:
+    """A sweep whose job 0 runs in this process, 1 finished, 2 failed, 3 was lost, 4 has not begun,
+    5 runs elsewhere and 6 cannot be read.
+    """
+    folder = tmp_path / "sweep"
+    names = [str(number) for number in range(7)]
+    write_sweep(folder, [SweepJob(n, (f"lr={n}",), {"optimizer.lr": f"1e-{n}"}) for n in names])
+    make_run(folder / "0")
+    make_run(folder / "1", State.finished)
+    make_run(folder / "2", State.failed)
+    make_run(folder / "3", pid=2**22 + 1)
+    make_run(folder / "5", host="another-machine")
+    make_run(folder / "6")
+    edited(folder / "6" / "status.json", '{"state": "run')
+    for name in ("3", "5"):
+        (folder / name / ".lock").touch()
+    history = [(4, 0.2, 0.9, 0.8), (8, 0.4, 0.7, ""), (12, 0.6, 0.5, 0.4), (14, 0.7, 0.3, "")]
+    rows = "".join(",".join(map(str, (*row, 0.1))) + "\n" for row in history)
+    (folder / "0" / "history.csv").write_text(HISTORY + rows)
+    (folder / "1" / "metrics.json").write_text(json.dumps({"val/loss": 0.6}))
+    with FileLock(folder / ".lock"), FileLock(folder / "0" / ".lock"):
+        yield folder
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_every_job_has_its_state(
+    sweep: Path, listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not listed:  # as on systems without /proc/locks
+        monkeypatch.setattr(held_locks, "_LOCKS", Path("/nowhere/locks"))
+    view = view_sweep(sweep, HeldLocks())
+    states = ["running", "finished", "failed", "lost", "waiting", "running", "unreadable"]
+    assert [job.state for job in view.jobs] == states
+    lives = [Life.alive, Life.none, Life.none, Life.lost, Life.none, Life.elsewhere, Life.none]
+    assert [job.life for job in view.jobs] == lives
+    known = os.getpid() if listed and sys.platform == "linux" else 0
+    assert view.driver == view.jobs[0].process == known
+    assert view.jobs[5].where == "another-machine" and view.jobs[3].where == ""
+    best = view.best()
+    assert best is not None and best.name == "0" and best.value(view.monitor) == 0.4
+    assert view.jobs[0].last["step"] == 14 and view.jobs[0].last["train/loss"] == 0.3
+
+
+def test_the_command_shows_what_needs_attention(hydratune: Command, sweep: Path) -> None:
+    code, text = hydratune("status", str(sweep))
+    assert code == 1, text
+    assert "1 lost, 1 unreadable, 1 failed, 2 running, 1 waiting, 1 finished" in text
+    assert "3: lost: process 4194305 ended without a word" in text
+    assert "2: failed: the reason" in text and "status.json cannot be read" in text
+    assert "5: started on another-machine" in text
+    assert "best so far: 0 (lr=1e-0): validation loss 0.4000" in text
+    assert "continue" not in text  # a process runs the sweep
+    code, text = hydratune("status", str(sweep), "json=true")
+    (content,) = json.loads(text)
+    assert code == 1 and content["best"] == "0" and content["jobs"][3]["state"] == "lost"
+    assert content["jobs"][0]["val/loss"] == 0.4 and content["jobs"][1]["val/loss"] == 0.6
+
+
+def test_a_folder_lists_the_newest_first(hydratune: Command, tmp_path: Path, sweep: Path) -> None:
+    for number in range(25):
+        ended = f"2026-01-{1 + number:02d}T00:00:00+00:00"
+        make_run(tmp_path / "name" / f"run{number}", State.finished, ended=ended)
+    code, text = hydratune("status", str(tmp_path))
+    assert code == 1 and "1 sweep, 25 single runs" in text and "the newest 20 of 26" in text
+    places = [text.index(name) for name in ("(sweep)", "run24", "run23", "run6")]
+    assert places == sorted(places) and "run5 " not in text
+    assert "run5 " in hydratune("status", str(tmp_path), "all=true")[1]
+    assert len(list(find(tmp_path))) == 26
+
+
+def test_names_and_reasons_cannot_change_the_terminal(hydratune: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "evil"
+    write_sweep(folder, [SweepJob("0", (), {"name": "[red]x\x1b[2J"})])
+    make_run(folder / "0", State.failed, error="\x1b]0;owned\x07 [bold]no markup[/]")
+    code, text = hydratune("status", str(folder))
+    assert code == 0 and "\x1b]0" not in text and "\x1b[2J" not in text
+    assert "[bold]no markup" in text and "[red]x" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["jsn=true"], "did you mean json=true?"),
+        (["json=maybe"], "give json=true or json=false"),
+        (["a", "b"], "hydratune status b shows this one"),
+        (["--everything"], "hydratune status --help lists all"),
+    ],
+)
+def test_wrong_words_are_refused(words: list[str], why: str) -> None:
+    with pytest.raises(InputError, match=why.replace("?", r"\?")):
+        parse_options(words)
+
+
+def test_folders_without_runs_are_refused(hydratune: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, why in (("empty", "neither a run nor a sweep"), ("none", "no such folder")):
+        code, text = hydratune("status", str(tmp_path / folder))
+        assert code == 2 and why in text
+    code, text = hydratune("stop", str(tmp_path / "empty"))
+    assert code == 2 and "neither a sweep nor a run" in text
+    assert hydratune("stop")[0] == 2
+
+
+def test_jobs_are_asked_to_stop(hydratune: Command, sweep: Path) -> None:
+    code, text = hydratune("stop", str(sweep), "9")
+    assert code == 2 and "no such job; jobs: 0, 1, 2, 3, 4, 5, 6" in text
+    code, text = hydratune("stop", str(sweep), "1")
+    assert code == 2 and "1 is finished" in text and not stop_requests(sweep)
+    code, text = hydratune("stop", str(sweep), "4")
+    assert code == 0 and "asked to stop: 1 job (4)" in text and stop_requests(sweep) == {"4"}
+    assert hydratune("stop", str(sweep))[0] == 0 and stop_requests(sweep) == {"0", "4", "5"}
+
+
+def test_a_sweep_that_nothing_runs_is_not_stopped(hydratune: Command, tmp_path: Path) -> None:
+    write_sweep(tmp_path / "s", [SweepJob("0", (), {})])
+    code, text = hydratune("stop", str(tmp_path / "s"))
+    assert code == 2 and "no process runs this sweep" in text
+
+
+def test_a_lost_sweep_shows_the_command_that_continues_it(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    write_sweep(folder, [SweepJob("0", (), {})])
+    make_run(folder / "0")
+    overrides = "{task: ['optimizer.lr=1e-3,1e-2', 'name=a b'], hydra: [hydra.mode=MULTIRUN]}"
+    (folder / "multirun.yaml").write_text(
+        f"hydra: {{overrides: {overrides}, runtime: {{cwd: /some/where}}}}\n"
+        "trainer: {monitor: val/field_f1}\n"
+    )
+    view = view_sweep(folder, HeldLocks())
+    assert str(view.monitor) == "val/field_f1:max"
+    code, text = hydratune("status", str(folder))
+    assert code == 1
+    command = "cd /some/where && hydratune train -m optimizer.lr=1e-3,1e-2 'name=a b'"
+    assert f"{command} hydra.sweep.dir={folder}" in text
+
+
+@pytest.mark.slow
+def test_ten_thousand_runs_are_listed_in_two_seconds(hydratune: Command, tmp_path: Path) -> None:
+    for number in range(10_000):
+        folder = tmp_path / f"name{number % 7}" / f"run{number}"
+        folder.mkdir(parents=True)
+        state = {"state": "finished" if number % 9 else "running", "started": "2026-11-30"}
+        (folder / "status.json").write_text(json.dumps(state))
+    began = time.process_time()
+    code, text = hydratune("status", str(tmp_path))
+    assert time.process_time() - began < 2 and code == 1
+    assert "8888 finished" in text and "1112 lost" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="proc(5)")
+def test_a_run_is_stopped_from_another_terminal_with_its_work_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    long = ["trainer.max_steps=4000", "trainer.max_epochs=1000", "trainer.checkpoint_minutes=1e-3"]
+    words = [*(word for word in SMALL if "max_" not in word), *long, f"hydra.run.dir={folder}"]
+    command = [sys.executable, "-m", "hydratune"]
+    run = subprocess.Popen([*command, "train", *words], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if view_run(folder, HeldLocks()).last.get("step"):
+                break
+            time.sleep(0.1)
+        assert view_run(folder, HeldLocks()).process == run.pid
+        stopped = subprocess.run([*command, "stop", folder], capture_output=True, text=True)
+        assert stopped.returncode == 0 and f"process {run.pid}" in stopped.stdout
+        assert run.wait(60) == 130
+    finally:
+        if run.poll() is None:
+            run.send_signal(signal.SIGKILL)
+    assert view_run(folder, HeldLocks()).state == "stopped"
+    assert this_host() == view_run(folder, HeldLocks()).host
+    assert (folder / "adapter").is_dir() and (folder / "checkpoints" / "last.ckpt").is_file()
