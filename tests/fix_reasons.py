@@ -34,6 +34,15 @@ NOT_TYPED: dict[str, str] = {
         ),
         _SLURM,
     ),
+    **dict.fromkeys(
+        (
+            "overview.collect:view_sweep",
+            "overview.command:_status",
+            "overview.command:parse_options",
+            "overview.command:stop",
+        ),
+        "it names a command that shows more: test_overview.py",
+    ),
     "sweeps.job_checks:_uncomposed": "it says where to look, not what to type",
     **dict.fromkeys(
         (

@@ -11,6 +11,8 @@ from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import KEPT_FILES, RunDirectory, RunFile
 from hydratune.records.status import Halved, Outcome, Rung, State, Status
 
+KEYS = ("wandb_id", "state", "started", "ended", "error", "host", "pid")
+
 
 @pytest.fixture
 def record(tmp_path: Path) -> RunDirectory:
@@ -29,7 +31,7 @@ def test_keys_stand_in_the_order_of_older_versions(record: RunDirectory) -> None
     record.start()
     record.update(wandb_id="abc")
     record.end(State.failed, "the loss is not finite")
-    assert list(stored(record)) == ["wandb_id", "state", "started", "ended", "error"]
+    assert list(stored(record)) == [*KEYS]
     assert stored(record)["state"] == "failed" and record.read_status().outcome is Outcome.failed
 
 
@@ -91,7 +93,7 @@ def test_a_resumed_run_keeps_its_start_its_rungs_and_unknown_keys(record: RunDir
     assert status.started == "2026-01-01T00:00:00+00:00" and status.rungs == (Rung(4, 1.0),)
     assert stored(record)["note"] == "of another version" and not status.is_paused
     record.start()
-    assert list(stored(record)) == ["wandb_id", "tries", "state", "started", "ended", "error"]
+    assert list(stored(record)) == ["wandb_id", "tries", *KEYS[1:]]
 
 
 @pytest.mark.parametrize(
