@@ -19,3 +19,9 @@ def noun_for(count: int, noun: str, plural: str = "") -> str:
 def named(noun: str, names: Sequence[str]) -> str:
     """Return names after their noun: trial 0; trials 0, 1."""
     return f"{noun_for(len(names), noun)} {', '.join(names)}"
+
+
+def in_markdown(text: str) -> str:
+    """Return a text of somebody else as one line of Markdown without markup, link or picture."""
+    line = " ".join(text.split())
+    return line.replace("<", "&lt;").replace("](", "]\\(").replace("`", "\\`")

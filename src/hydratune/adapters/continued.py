@@ -8,6 +8,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from peft import (
@@ -109,6 +110,9 @@ def _weights(saved: AdapterFolder) -> dict[str, torch.Tensor]:
     """Read the tensors of the adapter by name. Raises ``ConfigError``."""
     try:
         return dict(load_peft_weights(str(saved.path), device="cpu"))
+    except UnpicklingError as error:
+        why = "its weights are a pickle that names code to run, which is refused"
+        raise ConfigError([Problem(KEY, saved.path, why, "give another adapter")]) from error
     except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
         why = (
             f"{saved.weights} cannot be read"

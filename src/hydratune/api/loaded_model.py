@@ -131,5 +131,7 @@ def _tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     folder = Path(str(getattr(model.config, "_name_or_path", "")))
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError("model: give its tokenizer as well, as tokenizer=...")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        str(folder), trust_remote_code=False
+    )
     return tokenizer

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from hydratune import digests
 from hydratune.adapters import attach
@@ -42,7 +42,7 @@ def load(
             _check_identity(record, loading.identified(source, config.model, model).identity)
     if (record.adapter / "generation_config.json").is_file():  # where an answer ends
         model.generation_config = GenerationConfig.from_pretrained(str(record.adapter))
-    tokenizer = AutoTokenizer.from_pretrained(str(record.adapter))
+    tokenizer = loading.tokenizer_in(record.adapter, config.model)
     return model.eval(), tokenizer
 
 

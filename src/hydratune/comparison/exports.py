@@ -18,11 +18,13 @@ from hydratune.comparison.verdict import describe_outcome, describe_state
 from hydratune.errors import InputError
 from hydratune.metric_format import heading, mean_and_spread, with_interval
 from hydratune.records.files import atomic, write_json, write_text
+from hydratune.wording import in_markdown
 
 TABLES = ("csv", "parquet", "markdown", "latex")
 KINDS = (*TABLES, *FORMATS)
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what a spreadsheet computes
 ExportRow = dict[str, object]  # column -> value
 
 
@@ -114,8 +116,13 @@ def _csv(rows: Sequence[ExportRow]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
     return stream.getvalue()
+
+
+def _inert(value: object) -> object:
+    """Return the value of a cell; a text that a spreadsheet would compute gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
 
 
 def _write_parquet(file: Path, compared: Comparison) -> Path:
@@ -247,7 +254,8 @@ def markdown(compared: Comparison) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     why = " ".join((compared.why_not_ranked or "").split())
     table = "".join(
-        f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |\n" for line in lines
+        f"| {' | '.join(in_markdown(text).replace('|', chr(92) + '|') for text in line)} |\n"
+        for line in lines
     )
     return f"{why}\n\n{table}" if why else table
 

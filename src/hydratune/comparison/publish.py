@@ -24,7 +24,7 @@ from hydratune.settings.tracking import TEXT_SETTINGS
 from hydratune.tracking import wandb_server
 from hydratune.tracking.wandb import sync_command
 from hydratune.tracking.wandb_server import Project
-from hydratune.wording import counted, noun_for
+from hydratune.wording import counted, in_markdown, noun_for
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report, Runset
@@ -187,7 +187,7 @@ def _effects(compared: Comparison) -> str:
         if not effect.levels:
             continue
         means = "; ".join(
-            f"{compared.format_setting(effect.key, level.value)}:"
+            f"{in_markdown(compared.format_setting(effect.key, level.value))}:"
             f" {written(compared.by.metric, level.mean)} (n={level.runs})"
             for level in effect.levels
         ).replace("|", "\\|")

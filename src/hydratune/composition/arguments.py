@@ -31,7 +31,7 @@ _FLAGS = {
     **dict.fromkeys(("-h", "--help", "--hydra-help", "--version", "--resolve"), 0),
     **dict.fromkeys(("-r", "--run", "-m", "--multirun", "-sc", "--shell-completion"), 0),
     **dict.fromkeys(("-c", "--cfg", "-p", "--package", "-cp", "--config-path"), 1),
-    **dict.fromkeys(("-cn", "--config-name", "-cd", "--config-dir", "--experimental-rerun"), 1),
+    **dict.fromkeys(("-cn", "--config-name", "-cd", "--config-dir"), 1),
 }
 _INFO = ("-i", "--info")  # a value may follow
 _INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -95,6 +95,8 @@ def read_arguments(args: Sequence[str], command: str = "train") -> Arguments:
 
 def _unknown_flag(word: str, following: str | None, command: str) -> str:
     """Return what to type instead of a flag that does not exist."""
+    if word.partition("=")[0] == "--experimental-rerun":
+        return f"{word}: this would run what a pickle holds; type the settings of that run again"
     near = difflib.get_close_matches(word, [*_FLAGS, *_INFO], n=1, cutoff=0.75)
     if near:
         return f"no such flag: {word}; did you mean {near[0]}?"

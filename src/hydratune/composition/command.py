@@ -22,6 +22,7 @@ from hydratune.composition.arguments import (
     read_arguments,
     repeated_settings,
 )
+from hydratune.composition.code_paths import code_refused
 from hydratune.composition.hydra_settings import OF_SWEEPS
 from hydratune.composition.mappings import schema_problem
 from hydratune.composition.problems import explain
@@ -113,7 +114,8 @@ def _environment_of_hydra(command: str, args: Sequence[str]) -> Iterator[None]:
     if not _may_set_mode(args):
         Hydra.get_mode = lambda *args, **kwargs: None  # type: ignore[method-assign]
     try:
-        yield
+        with code_refused():
+            yield
     finally:
         sys.argv = argv
         Hydra.get_mode = get_mode  # type: ignore[method-assign]

@@ -19,6 +19,16 @@ CONF = next(path for path in _FOLDERS if path.is_dir()).resolve()
 _SEARCH = ("sampler", "seed", "objectives", "options")  # of hydra.sweeper: they make another search
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
+# devices of Windows, which are no folders there, with any ending
+_RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(10)),
+}
+_LARGEST_FACTOR = 1e100
+
 
 def register() -> None:
     """Make settings, options of packages, sweepers and resolvers known to Hydra."""
@@ -30,7 +40,7 @@ def register() -> None:
         "run_name": run_name,
         "path_name": lambda path: Path(str(path)).name or "model",
         "unless": lambda other, value: value if other is None else None,
-        "mul": lambda *factors: math.prod(factors),
+        "mul": product,
         "sweep_name": sweep_name,
     }
     for name, resolver in resolvers.items():
@@ -51,11 +61,26 @@ def run_name(name: str | None, data: str) -> str:
     It is one folder under outputs/. Raises ``ConfigError`` for a path.
     """
     name = str(data if name is None else name)
-    if not _NAME.fullmatch(name) or ".." in name:
+    reserved = name.partition(".")[0].lower() in _RESERVED or name.endswith(".")
+    if not _NAME.fullmatch(name) or ".." in name or reserved:
         why = "the name becomes a folder under outputs/ and must stay there"
         fix = "use letters, digits, '.', '_', '-' only; to choose a place, set hydra.run.dir=DIR"
+        if reserved:
+            why, fix = "Windows has no folder of this name", f"set name={name.rstrip('.')}-1"
         raise ConfigError([Problem("name", name, why, fix)])
     return name
+
+
+def product(*factors: object) -> float:
+    """Return the product of numbers. Raises ``ConfigError`` for anything else.
+
+    A text or a list times a large number would take all memory.
+    """
+    numbers = [f for f in factors if isinstance(f, int | float) and abs(f) < _LARGEST_FACTOR]
+    if len(numbers) < len(factors):
+        why, fix = "it multiplies numbers below 1e100", "give numbers: ${mul:2,8}"
+        raise ConfigError([Problem("${mul:...}", str(factors)[:60], why, fix)])
+    return math.prod(numbers)
 
 
 def sweep_name(

@@ -292,6 +292,12 @@ def refuse_foreign_directory(directory: RunDirectory, *, extending: bool) -> Non
         why = f"this is no run directory, and a run would overwrite what is in it: {names}"
         fix = "choose another directory"
         raise ConfigError([Problem("hydra.run.dir", directory.path, why, fix)])
+    if links := sorted(p.name for p in (directory.path, *directory.links()) if p.is_symlink()):
+        why = (
+            f"what the run writes would go elsewhere: {', '.join(links)} leads out of it by a link"
+        )
+        fix = "give the place itself: hydra.run.dir=DIR, a new folder"
+        raise ConfigError([Problem("hydra.run.dir", directory.path, why, fix)])
     if not os.access(directory.path, os.W_OK):
         raise InputError(
             f"cannot write into {directory.path}: no permission; choose another place with"

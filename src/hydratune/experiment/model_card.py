@@ -29,7 +29,7 @@ from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TEXT_SETTINGS
 from hydratune.tracking.environment import versions
-from hydratune.wording import counted
+from hydratune.wording import counted, in_markdown
 
 _PACKAGES = ("hydratune", "peft", "transformers", "torch")
 _SETTINGS = ("adapter", "optimizer", "trainer")  # groups that the card lists
@@ -127,9 +127,9 @@ def _summary(job: Job, base: str, form: CardForm | None) -> str:
         what = f"An adapter ({describe_adapter(config.adapter)})"
     further = ", which continues an adapter that was trained before" if job.start else ""
     text = (
-        f"# {config.name}: {config.model.name}, fine-tuned\n\n{what} for `{base}`{further}, trained"
-        f" by hydratune on {counted(splits['train']['kept'], 'row')} of"
-        f" {name_of_data(config.data)}."
+        f"# {config.name}: {in_markdown(config.model.name)}, fine-tuned\n\n{what} for"
+        f" `{in_markdown(base)}`{further}, trained by hydratune on"
+        f" {counted(splits['train']['kept'], 'row')} of {in_markdown(name_of_data(config.data))}."
     )
     if form is not None:  # of a model that was loaded to be exported, nothing is trainable
         return f"{text} {form.summary}"
@@ -150,7 +150,8 @@ def _data(job: Job) -> str:
         else ""
     )
     return (
-        f"## Data\n\nSource: {name_of_data(job.config.data)} ({plain(job.config.data)['source']});"
+        f"## Data\n\nSource: {in_markdown(name_of_data(job.config.data))}"
+        f" ({plain(job.config.data)['source']});"
         f" fingerprint of the rows `{job.data_facts['fingerprint']}`. {prompt}\n\n"
         "| split | rows | tokens | tokens in the loss |\n| --- | ---: | ---: | ---: |\n"
         + "\n".join(rows)
@@ -241,8 +242,8 @@ def _limits(job: Job, metrics: RunMetrics | None, form: CardForm | None) -> str:
             if metrics is not None and any(k.startswith("memorisation/") for k in metrics.probes)
             else "How much it does was not measured."
         ),
-        f"Licence of the base model, as its publisher states it: {config.model.licence}. The rows"
-        " may have one of their own.",
+        f"Licence of the base model, as its publisher states it:"
+        f" {in_markdown(config.model.licence)}. The rows may have one of their own.",
     ]
     if form is not None:
         lines += form.limits

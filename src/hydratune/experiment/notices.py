@@ -61,6 +61,12 @@ def print_notices(job: Job, base_warning: str) -> None:
     """
     for notice in compatibility.notices(job.encoder):
         console.print(f"[yellow]{escape(notice)}", soft_wrap=True)
+    if job.config.model.trust_remote_code:
+        console.print(
+            "[yellow]model.trust_remote_code=true: code that comes with the model runs on this"
+            " machine, with all rights of this user",
+            soft_wrap=True,
+        )
     _print_few_shot(job)
     facts = quality(job.prepared)
     repaired = ", ".join(f"{name} {rows:,}" for name, rows in facts["cleaning"].items())

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft import PeftModel
-from transformers import AutoTokenizer
 
 from hydratune.adapters import attach
 from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.digests import INDEX
+from hydratune.errors import RunError
 from hydratune.export.form import Written
 from hydratune.export.limits import Exactness
 from hydratune.export.opened import OpenedRun
@@ -28,11 +28,21 @@ def write(
 ) -> Written:
     """Copy the adapter of the run, which is in PEFT's format already."""
     for file in sorted(opened.adapter_folder.iterdir()):
+        refuse_link(file)
         if file.is_file() and file.name != INDEX:
             shutil.copyfile(file, to / file.name)
     obstacle = vllm_obstacle(opened.job.config.adapter)
     facts: dict[str, object] = {"vllm": obstacle or True}
     return Written(Exactness.exact, notes=[_in_vllm(obstacle)], facts=facts)
+
+
+def refuse_link(file: Path) -> None:
+    """Raise ``RunError`` for a link out of the folder: what it leads to would be given away."""
+    if not file.resolve().is_relative_to(file.parent.resolve()):
+        raise RunError(
+            f"{file} leads out of its folder, to {file.resolve()}, which would be copied into the"
+            " export; remove the link, or put the file itself in its place"
+        )
 
 
 def vllm_obstacle(adapter: AdapterConfig) -> str | None:
@@ -63,7 +73,7 @@ def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedT
     )
     with hidden_peft_warnings():
         model = PeftModel.from_pretrained(base, str(folder), torch_device=str(job.compute.device))
-    return model.eval(), AutoTokenizer.from_pretrained(str(folder))
+    return model.eval(), loading.tokenizer_in(folder, opened.unquantised)
 
 
 def usage(opened: OpenedRun, config: ExportSettings) -> str:

@@ -120,9 +120,15 @@ def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedT
     options: dict[str, object] = {} if _is_read(own.get_text_config(), file) else {"config": own}
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=file.name)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), gguf_file=file.name, trust_remote_code=False
+            )
             model = AutoModelForCausalLM.from_pretrained(
-                str(folder), gguf_file=file.name, dtype=torch.float32, **options
+                str(folder),
+                gguf_file=file.name,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                **options,
             )
     except (ValueError, NotImplementedError) as error:
         raise RunError(
@@ -135,7 +141,9 @@ def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedT
 
 def _is_read(own: "PretrainedConfig", file: Path) -> bool:
     """Return whether transformers reads from the file what the config of the model says."""
-    read = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    read = AutoConfig.from_pretrained(
+        str(file.parent), gguf_file=file.name, trust_remote_code=False
+    )
     same_heads = gguf_file.head_dim(read) == gguf_file.head_dim(own)
     return same_heads and gguf_file.rope_type(own) == "default"
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from hydratune.errors import RunError
 from hydratune.export.form import Written, exactness_of, load_folder
 from hydratune.export.opened import OpenedRun
-from hydratune.models import turn_ends
+from hydratune.models import loading, turn_ends
 from hydratune.settings.export import ExportSettings, StoredType
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def stored_dtype(opened: OpenedRun, config: ExportSettings) -> torch.dtype:
 
 def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load the model by transformers, without PEFT, in fp32."""
-    return load_folder(opened, folder), AutoTokenizer.from_pretrained(str(folder))
+    return load_folder(opened, folder), loading.tokenizer_in(folder, opened.unquantised)
 
 
 def usage(opened: OpenedRun, config: ExportSettings) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from hydratune.errors import RunError
 from hydratune.export import merged as merged_form
@@ -59,10 +59,13 @@ def load(opened: OpenedRun, folder: Path) -> "tuple[PreTrainedModel, PreTrainedT
     """Load the folder by transformers, which reads the quantisation from its config."""
     compute = in_fp32(opened.job.compute)
     model = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=compute.weights, device_map={"": str(compute.device)}
+        str(folder),
+        dtype=compute.weights,
+        device_map={"": str(compute.device)},
+        trust_remote_code=opened.unquantised.trust_remote_code,
     )
     model = loading.prepare_model(model, opened.unquantised, compute)
-    return model, AutoTokenizer.from_pretrained(str(folder))
+    return model, loading.tokenizer_in(folder, opened.unquantised)
 
 
 def usage(opened: OpenedRun, config: ExportSettings) -> str:

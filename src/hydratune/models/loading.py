@@ -4,8 +4,10 @@ A source ends in a folder or a hub name, which ``transformers`` loads by its usu
 """
 
 import copy
+import logging
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from safetensors import SafetensorError
@@ -31,11 +33,14 @@ if TYPE_CHECKING:
 
     from hydratune.models.compute import Compute
 
+log = logging.getLogger(__name__)
 # one line break between turns: two could merge into one token, or not, depending on what follows
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + eos_token + '\n' }}"
     "{% else %}{{ m['content'] | trim + '\n' }}{% endif %}{% endfor %}"
 )
+# torch's own message advises to load it nevertheless
+NAMES_CODE = "its weights are a pickle that names code to run, which is refused"
 Loaded = TypeVar("Loaded", covariant=True)
 Module = TypeVar("Module", bound="torch.nn.Module")
 
@@ -62,6 +67,14 @@ def load_tokenizer(model: ModelConfig, source: Source) -> "PreTrainedTokenizerBa
     Raises ``ConfigError`` without a template.
     """
     return prepare_tokenizer(_from_pretrained(AutoTokenizer, model, source), model)
+
+
+def tokenizer_in(folder: Path, model: ModelConfig) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer that was saved in ``folder`` with the fine-tuned ``model``."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        str(folder), trust_remote_code=model.trust_remote_code
+    )
+    return tokenizer
 
 
 def prepare_tokenizer(
@@ -214,6 +227,8 @@ def pad_within(tokenizer: "PreTrainedTokenizerBase", rows: int) -> None:
 def _from_pretrained(
     kind: _AutoClass[Loaded], model: ModelConfig, source: Source, **options: object
 ) -> Loaded:
+    if model.trust_remote_code:
+        log.warning("model.trust_remote_code=true: code that comes with %s may run", source.name)
     try:
         return kind.from_pretrained(
             source.name,
@@ -221,6 +236,8 @@ def _from_pretrained(
             trust_remote_code=model.trust_remote_code,
             **options,
         )
+    except UnpicklingError as error:
+        raise model.loading_error(source, NAMES_CODE) from error
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise model.loading_error(source, reason) from error

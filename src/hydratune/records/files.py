@@ -72,10 +72,11 @@ def read_json(path: Path) -> Json:
         return json.loads(digests.content(path).decode("utf-8"))
     except FileNotFoundError:
         raise _missing(path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, json.JSONDecodeError) else _reason(error)
         raise RunError(
-            f"{path} is not readable JSON ({error}); the file was changed or cut"
-        ) from error
+            f"{path} is not readable JSON ({reason}); the file was changed or cut"
+        ) from None
 
 
 def read_text(path: Path) -> str:
@@ -102,11 +103,21 @@ def read_jsonl(path: Path) -> list[dict[str, Json]]:
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(
-                f"{path}:{number}: not readable JSON ({error.msg}); the file was changed or cut"
+                f"{path}:{number}: not readable JSON ({_reason(error)}); the file was changed or"
+                " cut"
             ) from None
     return rows
+
+
+def _reason(error: Exception) -> str:
+    """Return why a text is no JSON that can be read; Python's advice on its limits is left out."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "no UTF-8" if isinstance(error, UnicodeDecodeError) else "a number of too many digits"
 
 
 def _missing(path: Path) -> RunError:

@@ -110,6 +110,11 @@ class RunDirectory:
     def file(self, name: RunFile) -> Path:
         return self.path / name
 
+    def links(self) -> list[Path]:
+        """Return the files and folders of a run that are symbolic links here."""
+        inside = self.path.iterdir() if self.path.is_dir() else ()
+        return [path for path in inside if path.is_symlink() and path.name in set(RunFile)]
+
     @property
     def status_file(self) -> Path:
         return self.file(RunFile.status)

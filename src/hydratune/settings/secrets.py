@@ -9,12 +9,14 @@ from hydratune.errors import Problem, refuse
 
 _SECRET_NAME = re.compile(
     r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_PWD$"
-    r"|(^|_)(PASS|AUTH|DATABASE_URL|DSN)(_|$)",
+    r"|(^|_)(PASS|AUTH|DATABASE_URL|DSN|JWT|COOKIE|WEBHOOK|KEY|CONNECTION_STRING)(_|$)",
     re.I,
 )
-_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+(?=@)")  # of a URL
+_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/]+(?=@)")  # of a URL
 _SECRET_VALUE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b"
+    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}"
+    r"|github_pat_\w{30,}|glpat-[\w-]{20,}|xox[abprs]-[\w-]{20,}|AIza[\w-]{35}"
+    r"|wandb_v\d+_\w{30,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})\b"
 )
 
 

@@ -17,6 +17,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from lightning.fabric.plugins.environments.lightning import (
     LightningEnvironment,
     find_free_network_port,
 )
+from lightning.pytorch.strategies import DDPStrategy
 
 from hydratune.console import LineFormatter, print_error
 from hydratune.errors import HydratuneError, RunError
@@ -55,6 +57,7 @@ _CHANGED = (
     "MASTER_ADDR",
     "MASTER_PORT",
     "OMP_NUM_THREADS",
+    "GLOO_SOCKET_IFNAME",
     _MEETING,
     _PARENT,
 )
@@ -92,6 +95,29 @@ def plugins() -> list[LightningEnvironment]:
     this one.
     """
     return [LightningEnvironment()] if _MEETING in os.environ else []
+
+
+class OneMachineStrategy(DDPStrategy):
+    """Lightning's, for processes that meet in a file.
+
+    The store by which torch's processes usually meet takes connections from every network, without
+    a password, and what ranks exchange may be pickles.
+    """
+
+    def setup_distributed(self) -> None:
+        if _MEETING in os.environ and not torch.distributed.is_initialized():
+            self.set_world_ranks()
+            device = self.root_device if self.root_device.type != "cpu" else None
+            size = self.world_size
+            torch.distributed.init_process_group(
+                self._get_process_group_backend(),
+                store=torch.distributed.FileStore(f"{os.environ[_MEETING]}/store", size),
+                rank=self.global_rank,
+                world_size=size,
+                timeout=self._timeout,
+                device_id=device,
+            )
+        super().setup_distributed()
 
 
 class RankSetup(lightning.Callback):
@@ -306,6 +332,8 @@ def _main_rank(folder: str) -> Iterator[None]:
         _MEETING: folder,
         _PARENT: str(os.getpid()),
     }
+    if loopback := {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback.pop())
     try:
         yield
     finally:

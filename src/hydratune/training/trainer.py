@@ -145,7 +145,7 @@ class TrainingLoop:
         return lightning.Trainer(
             accelerator=compute.accelerator,
             devices=settings.devices,
-            strategy=settings.strategy,
+            strategy=ddp.OneMachineStrategy() if settings.strategy == "ddp" else settings.strategy,
             precision=compute.precision,  # type: ignore[arg-type]  # Lightning's own literals
             max_epochs=settings.max_epochs,
             max_steps=settings.max_steps or -1,

