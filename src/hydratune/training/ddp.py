@@ -111,7 +111,9 @@ class OneMachineStrategy(DDPStrategy):
             size = self.world_size
             torch.distributed.init_process_group(
                 self._get_process_group_backend(),
-                store=torch.distributed.FileStore(f"{os.environ[_MEETING]}/store", size),
+                store=torch.distributed.FileStore(  # type: ignore[attr-defined]  # of torch
+                    f"{os.environ[_MEETING]}/store", size
+                ),
                 rank=self.global_rank,
                 world_size=size,
                 timeout=self._timeout,
