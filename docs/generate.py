@@ -19,7 +19,10 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 import hydratune
+from fault_table import faults
 from hydra_plugins.hydratune_sweeper import OptunaSweeperConfig, WandbSweeperConfig
 from hydratune import cli, metric_table
 from hydratune.composition import listing
@@ -58,6 +61,7 @@ def pages() -> dict[str, str]:
         "options.md": _options_page(),
         "models.md": _models_page(),
         "metrics.md": _metrics_page(),
+        "faults.md": _faults_page(),
         "python.md": _python_page(),
         "notebook.md": _notebook_page(),
     }
@@ -305,6 +309,19 @@ def _metrics_page() -> str:
         _table(head[:-1], (_metric_row(row)[:-1] for row in metric_table.RUN_METRICS)),
     ]
     return _page("Metrics", *parts)
+
+
+def _faults_page() -> str:
+    head = ("fault", "what is seen", "what is kept", "test")
+    rows = [
+        (fault.what, fault.seen, fault.kept, f"`{fault.test}`{' (slow)' if fault.is_slow else ''}")
+        for fault in faults()
+    ]
+    what = (
+        "Each row is a test that causes the fault and checks what stands here. Slow tests are run"
+        " by `make test-all`, all others by `make test`."
+    )
+    return _page("What happens when something breaks?", what, _table(head, rows))
 
 
 def _metric_row(row: metric_table.Metric) -> tuple[str, str, str, str, str]:

@@ -85,6 +85,11 @@ def interrupted(hydratune: Command, whole: Path, tmp_path_factory: pytest.TempPa
     return cached_copy(tmp_path_factory, "interrupted", make, whole.parent)
 
 
+@pytest.mark.fault(
+    "the last checkpoint is cut, empty or has a flipped bit",
+    seen="the file is named, and the checkpoint that is used instead",
+    kept="the training until the best checkpoint",
+)
 @pytest.mark.parametrize(
     "place", [0.4, *(pytest.param(place, marks=pytest.mark.slow) for place in (0.02, 0.75, 0.97))]
 )
@@ -128,6 +133,11 @@ def test_a_damaged_best_checkpoint_is_restored_where_the_last_is_the_same(
     assert_same_run(run, whole)
 
 
+@pytest.mark.fault(
+    "all checkpoints are damaged",
+    seen="the files are named; the run begins anew",
+    kept="what was there, in `previous/`",
+)
 def test_without_an_undamaged_checkpoint_the_run_starts_again(
     hydratune: Command, interrupted: Path
 ) -> None:
@@ -182,6 +192,11 @@ def test_a_best_checkpoint_that_is_damaged_before_the_end_is_not_used(
     assert code == 0, text
 
 
+@pytest.mark.fault(
+    "a file of a finished run is damaged, of every kind",
+    seen="the command that reads it names the file and what to do",
+    kept="all other files",
+)
 def test_every_file_of_a_finished_run_is_verified_when_it_is_read(
     hydratune: Command, whole: Path
 ) -> None:
@@ -256,6 +271,11 @@ def test_a_flipped_bit_in_a_file_of_a_finished_run_is_noticed_or_harmless(
     assert not silent
 
 
+@pytest.mark.fault(
+    "a flipped bit in any file of an interrupted run",
+    seen="the file is named, or the run ends with the same losses",
+    kept="the run",
+)
 @pytest.mark.slow  # some minutes: a run is resumed for every file
 @pytest.mark.parametrize("place", _PLACES)
 def test_a_flipped_bit_in_a_file_of_an_interrupted_run_is_noticed_or_harmless(
@@ -300,6 +320,11 @@ def test_a_check_of_two_runs_refuses_a_damaged_one(hydratune: Command, whole: Pa
     assert code == 0 and "history.csv is not as it was written" in text
 
 
+@pytest.mark.fault(
+    "the adapter from which a run starts is damaged",
+    seen="it is refused, and its file is named",
+    kept="the adapter's folder as it is",
+)
 def test_damaged_adapter_is_not_trained_further(
     hydratune: Command, whole: Path, tmp_path: Path
 ) -> None:

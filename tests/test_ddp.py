@@ -262,6 +262,11 @@ def test_wrong_settings_are_reported_once(hydratune: Command, tmp_path: Path) ->
     assert "LOCAL_RANK" not in os.environ
 
 
+@pytest.mark.fault(
+    "kill -9 of the main process of a data-parallel run",
+    seen="no process is left; the same command resumes",
+    kept="the training until its last checkpoint",
+)
 @pytest.mark.slow  # four processes
 def test_a_killed_run_is_resumed(hydratune: Command, tmp_path: Path) -> None:
     words = (
@@ -322,6 +327,11 @@ def test_an_error_of_the_main_process_leaves_nothing_behind(
     assert_alone(started)
 
 
+@pytest.mark.fault(
+    "kill -9 of one process of a data-parallel run",
+    seen="all processes end, with the reason",
+    kept="the training until its last checkpoint",
+)
 def test_a_killed_rank_ends_the_run_with_its_reason(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,11 @@ from run_files import assert_same_run
 Command = Callable[..., tuple[int, str]]
 
 
+@pytest.mark.fault(
+    "kill -9 between a file and its digest",
+    seen="nothing",
+    kept="the file",
+)
 def test_a_process_killed_between_the_two_writes_leaves_a_file_with_its_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +66,11 @@ def test_digests_that_are_damaged_themselves_are_named(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {}
 
 
+@pytest.mark.fault(
+    "two processes write into one folder",
+    seen="nothing",
+    kept="every digest",
+)
 def test_two_writers_in_one_folder_lose_no_digest(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from hydratune.records.files import write_json\n"
     code += "for n in range(100): write_json(Path(sys.argv[1]), {'n': n})"
@@ -83,6 +93,11 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     yield tmp_path / "cache"
 
 
+@pytest.mark.fault(
+    "a damaged entry of the cache",
+    seen="it is built again",
+    kept="everything",
+)
 def test_a_damaged_entry_of_the_cache_is_built_again(
     fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +172,11 @@ def test_a_damaged_prepared_data_set_is_refused(hydratune: Command, tmp_path: Pa
     assert hydratune(*words)[0] == 0  # the advice of the message: hydratune prepare again
 
 
+@pytest.mark.fault(
+    "the journal of a search is damaged",
+    seen="it is refused, with the place",
+    kept="the runs, which `hydratune compare` ranks",
+)
 def test_a_damaged_journal_of_a_search_is_refused(tmp_path: Path) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage

@@ -229,6 +229,11 @@ def test_a_job_that_slurm_has_forgotten_has_ended(
     ]
 
 
+@pytest.mark.fault(
+    "Slurm does not answer",
+    seen="a message after a bounded time",
+    kept="the jobs, which go on",
+)
 def test_a_silent_slurm_ends_nothing_and_is_not_waited_for_forever(
     played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
@@ -274,6 +279,11 @@ def test_a_command_that_does_not_wait_submits_once_and_later_collects(
     assert "submitted before: Slurm jobs 7_0, 7_1" in capfd.readouterr().out
 
 
+@pytest.mark.fault(
+    "a job of Slurm dies without a result",
+    seen="it is named with its log, and submitted again",
+    kept="its jobs, from their checkpoints",
+)
 def test_a_pack_that_died_is_submitted_again(
     played: Path, tmp_path: Path, settings: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,11 @@ from run_files import history, offline_environment
 Command = Callable[..., tuple[int, str]]
 
 
+@pytest.mark.fault(
+    "Ctrl-C while a run trains",
+    seen="exit code 130, the place of the adapter, and the command that resumes",
+    kept="the adapter so far, and a checkpoint",
+)
 def test_ctrl_c_keeps_the_adapter_and_says_stopped(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -53,6 +58,11 @@ def test_ctrl_c_keeps_the_adapter_and_says_stopped(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+@pytest.mark.fault(
+    "two Ctrl-C, or SIGTERM after Ctrl-C",
+    seen="a line that says that weights are being saved",
+    kept="the adapter so far",
+)
 @pytest.mark.parametrize(
     "delay",
     [
@@ -86,6 +96,11 @@ def test_signals_after_the_first_do_not_cost_the_adapter(tmp_path: Path, delay: 
     ) is None
 
 
+@pytest.mark.fault(
+    "a signal while the final adapter is saved",
+    seen="the end of the run is delayed until it is saved",
+    kept="the whole adapter",
+)
 def test_a_signal_while_the_final_adapter_is_saved_waits_for_it(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +164,11 @@ def test_a_signal_after_a_lost_one_still_interrupts(
     interrupts.interrupt(signal.SIGINT, None)  # however long it takes to save
 
 
+@pytest.mark.fault(
+    "Ctrl-C while a checkpoint is written",
+    seen="the end waits for the checkpoint",
+    kept="the checkpoint",
+)
 def test_ctrl_c_during_a_checkpoint_waits_for_it(tmp_path: Path) -> None:
     """When interrupted while it writes, torch's zip writer raises the same error as for a full
     disk.
@@ -187,6 +207,11 @@ def start(tmp_path: Path, *overrides: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.fault(
+    "the reader of the output ends (`| head`)",
+    seen="nothing more is printed",
+    kept="the run, which continues",
+)
 @pytest.mark.slow
 def test_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     with start(tmp_path) as process:
@@ -197,6 +222,11 @@ def test_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 
 
+@pytest.mark.fault(
+    "the terminal is closed (SIGHUP)",
+    seen="the status says stopped",
+    kept="the adapter so far",
+)
 @pytest.mark.slow
 def test_closed_terminal_keeps_the_adapter(tmp_path: Path) -> None:
     with start(tmp_path, "trainer.max_steps=null", "trainer.max_epochs=5000") as process:

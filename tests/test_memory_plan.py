@@ -333,6 +333,11 @@ def test_the_plan_is_recorded_and_can_be_set(hydratune: Command, tmp_path: Path)
     assert plan["micro_tokens"] == 96 and plan["generation_tokens"] == 500
 
 
+@pytest.mark.fault(
+    "memory runs out in a step or while answers are written",
+    seen="a line that sizes are halved",
+    kept="the run, which continues",
+)
 @pytest.mark.slow
 def test_a_run_continues_after_it_ran_out_of_memory(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

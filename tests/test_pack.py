@@ -175,6 +175,11 @@ def test_on_the_real_base_jobs_are_the_same_in_another_pack(
         assert_same_run(fewer / str(number), sweep / str(list(REAL_TRIALS).index(name)))
 
 
+@pytest.mark.fault(
+    "jobs of a pack fail",
+    seen="their errors, in the ranking and in their folders",
+    kept="the other jobs, equal to the last bit",
+)
 def test_failing_jobs_do_not_change_the_other_jobs(hydratune: Command, tmp_path: Path) -> None:
     """Three jobs fail: a rank that is too high, an infinite loss, and more memory than available.
     The fourth equals the job alone.
@@ -219,6 +224,11 @@ def test_failing_jobs_do_not_change_the_other_jobs(hydratune: Command, tmp_path:
     assert_same_run(sweep / "0", tmp_path / "alone")
 
 
+@pytest.mark.fault(
+    "Ctrl-C while a pack trains",
+    seen="every job says stopped",
+    kept="every adapter; the same command resumes",
+)
 @pytest.mark.slow  # two sweeps
 def test_ctrl_c_keeps_every_adapter_and_the_same_command_resumes(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
@@ -270,6 +280,11 @@ def test_ctrl_c_keeps_every_adapter_and_the_same_command_resumes(tmp_path: Path)
     } == finished
 
 
+@pytest.mark.fault(
+    "kill -9 of a pack",
+    seen="its jobs are resumed from their checkpoints in another pack",
+    kept="all results, equal to the last bit",
+)
 @pytest.mark.slow  # two sweeps each
 @pytest.mark.parametrize("kills", [1, None])
 def test_the_jobs_of_a_killed_pack_are_resumed_in_another(

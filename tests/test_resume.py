@@ -102,6 +102,11 @@ def test_an_interrupted_run_equals_an_uninterrupted_run(
     assert code == 2 and "already holds a finished run" in text
 
 
+@pytest.mark.fault(
+    "a cluster takes the machine away (SIGUSR2)",
+    seen="the run leaves after its optimizer step",
+    kept="everything until that step",
+)
 @pytest.mark.parametrize("step", [7, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_run_whose_machine_is_taken_away_leaves_after_the_step(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -259,6 +264,11 @@ def test_resume_never_starts_again_and_so_does_a_broken_checkpoint(
     assert (tmp_path / "run" / "previous" / "history.csv").is_file()
 
 
+@pytest.mark.fault(
+    "kill -9 of a run",
+    seen="the same command resumes it",
+    kept="the training until its last checkpoint, and the W&B run",
+)
 @pytest.mark.slow  # three processes
 def test_a_killed_run_is_resumed_and_keeps_its_w_and_b_run(tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -244,6 +244,11 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
     return Sweep(tmp_path)
 
 
+@pytest.mark.fault(
+    "a job kills its whole pack (SIGKILL)",
+    seen="the other jobs are resumed in a new pack; this one fails",
+    kept="the other jobs",
+)
 def test_a_job_that_kills_its_pack_fails_alone(
     sweep: Sweep, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,11 @@ def driver(folder: Path, *more: str, delay: float = 0.2) -> subprocess.Popen[str
     )
 
 
+@pytest.mark.fault(
+    "kill -9 of the driver of a search",
+    seen="no process is left; the same command continues",
+    kept="all finished trials",
+)
 @pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_running_and_nothing_is_repeated(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
@@ -62,6 +67,11 @@ def test_a_run_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None:
     assert timer.finished.is_set() and not child.is_locked
 
 
+@pytest.mark.fault(
+    "the same search is started twice",
+    seen="trials are divided among the two",
+    kept="everything; no trial runs twice",
+)
 @pytest.mark.slow
 def test_two_drivers_share_a_study(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"

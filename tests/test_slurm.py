@@ -140,6 +140,11 @@ def test_halving_over_slurm_equals_local_with_workers_killed(
     assert not [file for file in files if CANARY.encode() in file.read_bytes()]
 
 
+@pytest.mark.fault(
+    "Slurm preempts a job",
+    seen="it queues itself again",
+    kept="everything until its last step",
+)
 def test_a_preempted_job_is_resumed_after_the_step(tmp_path: Path, cluster: dict[str, str]) -> None:
     words = (*RUN, "trainer.max_epochs=60", "seed=0,1", "trainer.checkpoint_minutes=null")
     words = (*words, "trainer.validations_per_epoch=1")

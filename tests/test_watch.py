@@ -107,6 +107,11 @@ def test_a_job_that_cannot_begin_is_not_started_for_ever(
     assert began == ["a", "b"] and status(tmp_path / "b")["state"] == "finished"
 
 
+@pytest.mark.fault(
+    "the disk is full while a pack writes its log",
+    seen="a line of the log is missing",
+    kept="all jobs",
+)
 def test_a_full_disk_drops_lines_of_the_log_and_ends_no_job(
     run_pack: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +129,11 @@ def test_a_full_disk_drops_lines_of_the_log_and_ends_no_job(
     assert {status(tmp_path / name)["state"] for name in "ab"} == {"finished"}
 
 
+@pytest.mark.fault(
+    "a job of a pack hangs",
+    seen="it is given up after `hydra.launcher.patience`, with the stacks of its threads",
+    kept="the other jobs",
+)
 def test_a_job_that_hangs_is_given_up_and_the_others_finish(
     run_pack: Callable[..., int],
     tmp_path: Path,

@@ -75,6 +75,11 @@ def test_diverged_weights_stop_the_run(hydratune: Command, tmp_path: Path) -> No
     assert "the gradient is 0: nothing more can be learnt" in text and "lower optimizer.lr" in text
 
 
+@pytest.mark.fault(
+    "the loss is NaN",
+    seen="exit code 1, and the rows of the step",
+    kept="the weights before that step",
+)
 def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_path: Path) -> None:
     """The first step's update ruins the weights; the loss of the second is nan. The kept weights
     are those after one step.
@@ -109,6 +114,11 @@ def test_loss_that_is_no_number_stops_before_the_update(hydratune: Command, tmp_
         ]
 
 
+@pytest.mark.fault(
+    "the loss jumps",
+    seen="exit code 1, and the row",
+    kept="the weights before that step",
+)
 @pytest.mark.parametrize("limit", ["5", "null"])
 def test_spike_stops_and_names_the_row(hydratune: Command, tmp_path: Path, limit: str) -> None:
     """39 equal rows are memorised; the different row comes late."""

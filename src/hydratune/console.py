@@ -71,6 +71,13 @@ class LineFormatter(logging.Formatter):
         return escape_controls(super().format(record))
 
 
+class LogFile(logging.FileHandler):
+    """The file run.log. A full disk costs lines of it, and neither the run nor the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop a record that cannot be written."""
+
+
 class _EscapingConsole(Console):
     """A console that escapes every text; the colours and cursor movements of rich itself stay."""
 

@@ -20,7 +20,7 @@ from hydratune.api.run import Run
 from hydratune.composition.arguments import repeated_settings
 from hydratune.composition.resolvers import run_name
 from hydratune.composition.value_types import describe_type, plain_reason
-from hydratune.console import LineFormatter, console
+from hydratune.console import LineFormatter, LogFile, console
 from hydratune.errors import ConfigError, InputError, Problem, refuse
 from hydratune.experiment import lifecycle
 from hydratune.experiment.idle_settings import without_effect
@@ -254,7 +254,7 @@ def _returning(callback: "lightning.Callback") -> object:
 @contextmanager
 def _logged(file: Path) -> Iterator[None]:
     """Write what is logged inside the block to ``file`` as well."""
-    handler = logging.FileHandler(file, encoding="utf-8")
+    handler = LogFile(file, encoding="utf-8")
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level

@@ -22,6 +22,7 @@ _PLUGINS = ("hydra.launcher", "hydra.sweeper")
 _LOGGING = ("hydra.job_logging", "hydra.hydra_logging")
 _CLASSES = (  # of formatters and handlers
     "hydratune.console.LineFormatter",
+    "hydratune.console.LogFile",
     "logging.Formatter",
     "logging.FileHandler",
     "logging.StreamHandler",

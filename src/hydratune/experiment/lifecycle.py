@@ -4,6 +4,7 @@ A command gets typed settings from here, never a ``DictConfig``. Every error of 
 started ends here: as a state in status.json, and as a ``HydratuneError`` with an exit code.
 """
 
+import errno
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,6 +51,7 @@ from hydratune.settings.used_parts import only_in_this_process, part_that_raised
 
 log = logging.getLogger(__name__)
 _NO_MEMORY = "out of memory"
+_NO_SPACE = "No space left on device"
 STARTED = time.perf_counter()  # this module is imported before anything slow
 Command = Callable[[Any, RunDirectory], None]  # each command has its own class of settings
 
@@ -198,7 +200,8 @@ def recorded(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
         raise
     except HydratuneError as error:
         log.error("%s", mask(str(error)))
-        directory.end(State.failed, str(error))
+        with suppress(HydratuneError):  # the status may be what cannot be written
+            directory.end(State.failed, str(error))
         write_page(directory)
         raise
     except BaseException as error:
@@ -212,10 +215,12 @@ def recorded(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
 def _end_unexpectedly(directory: RunDirectory, error: BaseException) -> NoReturn:
     """Record an unexpected error, and raise it as a ``HydratuneError``."""
     log.error("unexpected error\n%s", mask(traceback.format_exc()))
-    summary = _describe_out_of_memory(error) or summarise(error)
-    directory.end(State.failed, summary)
-    if summary.startswith(_NO_MEMORY):
-        raise HydratuneError(summary) from error
+    known = _describe_out_of_memory(error) or _describe_full_disk(error, directory)
+    summary = known or summarise(error)
+    with suppress(HydratuneError):  # the status may be what cannot be written
+        directory.end(State.failed, summary)
+    if known:
+        raise HydratuneError(known) from error
     raise HydratuneError(
         f"unexpected error: {mask(summary)}\n  details are in {directory.log_file}"
     ) from error
@@ -250,6 +255,20 @@ def _describe_out_of_memory(error: BaseException) -> str:
         " trainer.gradient_checkpointing=true, model.quantization=nf4"
     )
     return f"{_NO_MEMORY}{missing}; what helps: {fix}"
+
+
+def _describe_full_disk(error: BaseException | None, directory: RunDirectory) -> str:
+    """Return the message for an error that was caused by a full disk; "" for any other."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            place = shlex.quote(f"hydra.run.dir={directory.shown}")
+            return (
+                f"{_NO_SPACE} for {directory.path}; free some space, and the same command with"
+                f" {place} continues"
+            )
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def write_hydra_files(

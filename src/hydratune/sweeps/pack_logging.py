@@ -31,7 +31,7 @@ class LogByThread(logging.Handler):
             file.write(mask(self.format(record)) + "\n")
             file.flush()
         except Exception:  # a full disk costs a line, not a job or a pack
-            self.handleError(record)
+            return
 
     @contextmanager
     def to_file(self, path: Path) -> Iterator[IO[str]]:
