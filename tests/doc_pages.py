@@ -106,8 +106,9 @@ def compose_command(words: list[str]) -> None:
     if command == "status":
         parse_status_options(arguments)
         return
-    if command == "stop":
-        assert arguments and not any("=" in word for word in arguments)
+    if command in ("stop", "add"):
+        overrides = [word for word in arguments[1:] if word[:5] not in ("like=", "from=")]
+        assert arguments and all(("=" in word) is (command == "add") for word in overrides)
         return
     if command == "sweep":
         command, arguments = "train", train_arguments(arguments)

@@ -40,8 +40,20 @@ NOT_TYPED: dict[str, str] = {
             "overview.command:_status",
             "overview.command:parse_options",
             "overview.command:stop",
+            "overview.adding:add",
+            "overview.adding:_settings_of_jobs",
+            "overview.adding:_adapter",
         ),
         "it names a command that shows more: test_overview.py",
+    ),
+    **dict.fromkeys(
+        (
+            "composition.code_paths:_named_code",
+            "composition.code_paths:_refuse_package",
+            "composition.code_paths:code_problems",
+            "composition.resolvers:product",
+        ),
+        "it says that a setting is refused: test_code_in_settings.py",
     ),
     "sweeps.job_checks:_uncomposed": "it says where to look, not what to type",
     **dict.fromkeys(

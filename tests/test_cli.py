@@ -41,7 +41,7 @@ def test_version(hydratune) -> None:
         (
             "hydratune ",
             "prepare plan train sweep evaluate decide generate chat judge export serve compare"
-            " status stop doctor",
+            " status stop add doctor",
         ),
         ("hydratune tr", "train"),
         ("hydratune train model=smollm2_13", "model=smollm2_135m"),

@@ -14,13 +14,14 @@ from filelock import FileLock
 
 from conftest import SMALL, edited
 from hydratune.errors import InputError
-from hydratune.overview import held_locks
+from hydratune.overview import adding, held_locks
 from hydratune.overview.collect import Life, find, view_run, view_sweep
 from hydratune.overview.command import parse_options
 from hydratune.overview.held_locks import HeldLocks, this_host
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.records.sweep import SweepJob, write_sweep
+from hydratune.sweeps import added_jobs
 from hydratune.sweeps.stop_requests import stop_requests
 
 Command = Callable[..., tuple[int, str]]
@@ -218,3 +219,104 @@ def test_a_run_is_stopped_from_another_terminal_with_its_work_kept(tmp_path: Pat
     assert view_run(folder, HeldLocks()).state == "stopped"
     assert this_host() == view_run(folder, HeldLocks()).host
     assert (folder / "adapter").is_dir() and (folder / "checkpoints" / "last.ckpt").is_file()
+
+
+# --------------------------------------------------------------------------------- further jobs
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """A finished sweep over two settings."""
+    folder = tmp_path / "grid"
+    values = [("1e-3", "4"), ("1e-2", "4"), ("1e-2", "8")]
+    overrides = [("model=tiny", f"optimizer.lr={lr}", f"adapter.r={r}") for lr, r in values]
+    jobs = [
+        SweepJob(str(number), words, {"optimizer.lr": lr, "adapter.r": r})
+        for number, (words, (lr, r)) in enumerate(zip(overrides, values, strict=True))
+    ]
+    write_sweep(folder, jobs)
+    for job in jobs:
+        make_run(folder / job.name, State.finished)
+    (folder / "multirun.yaml").write_text(
+        "hydra: {overrides: {task: ['optimizer.lr=1e-3,1e-2'],"
+        " hydra: [hydra.launcher.retries=3, hydra.sweep.dir=x, hydra.mode=MULTIRUN]}}\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (["optimizer.lr=3e-2", "adapter.r=4"], ["model=tiny", "optimizer.lr=3e-2", "adapter.r=4"]),
+        (["optimizer.lr=3e-2", "like=2"], ["model=tiny", "adapter.r=8", "optimizer.lr=3e-2"]),
+    ],
+)
+def test_further_jobs_have_the_settings_of_their_sweep(
+    grid: Path, words: list[str], settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(
+        "hydratune.composition.run_command", lambda _, args, shown: called.append(args) or 0
+    )
+    for _ in range(2):  # the same words are the same jobs
+        assert adding.add([str(grid), *words]) == 0
+    assert called[0] == called[1]
+    assert called[0][: len(settings) + 2] == ["-m", *settings, "hydra.launcher.retries=3"]
+    assert "hydra.sweep.subdir=a1-${hydra.job.num}" in called[0]
+    assert adding.add([str(grid), "optimizer.lr=5", "like=0"]) == 0
+    assert "hydra.sweep.subdir=a2-${hydra.job.num}" in called[2]
+    assert view_sweep(grid, HeldLocks()).typed == [
+        "optimizer.lr=1e-3,1e-2",
+        "hydra.launcher.retries=3",
+        "hydra.sweep.dir=x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["optimizer.lr=3e-2"],
+            "adapter.r varies in this sweep: give a value, such as adapter.r",
+        ),
+        (["seed=1"], "adapter.r and optimizer.lr vary in this sweep"),
+        (["seed=1", "like=7"], "no such job; jobs: 0, 1, 2"),
+        (["seed=1", "from=2"], "it has no adapter yet; like=2 begins from the base model"),
+        (["seed=1", "from=2", "like=1"], "give like=JOB or from=JOB"),
+        (["fast"], "give SETTING=VALUE"),
+    ],
+)
+def test_further_jobs_that_are_not_clear_are_refused(
+    hydratune: Command, grid: Path, words: list[str], why: str
+) -> None:
+    code, text = hydratune("add", str(grid), *words)
+    assert code == 2 and why in text and not (grid / "added.json").exists()
+
+
+def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
+    hydratune: Command, grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FileLock(grid / ".lock"):
+        code, text = hydratune("add", str(grid), "optimizer.lr=1", "like=0")
+    assert code == 0 and "starts these jobs when its own have ended" in text
+    started: list[list[str]] = []
+    monkeypatch.setattr(added_jobs.subprocess, "Popen", started.append)
+    monkeypatch.setattr(added_jobs, "wait", lambda _: 0)
+    assert added_jobs.run_waiting(grid)
+    assert started[0][2:] == ["hydratune", "add", str(grid), "optimizer.lr=1", "like=0"]
+    assert view_sweep(grid, HeldLocks()).added == [["optimizer.lr=1", "like=0"]]
+
+
+@pytest.mark.slow
+def test_further_jobs_are_ranked_with_the_others(hydratune: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    words = (*SMALL, "optimizer.lr=1e-3,1e-2", "tracking=disabled", f"hydra.sweep.dir={folder}")
+    assert hydratune("train", "-m", *words)[0] == 0
+    code, text = hydratune("add", str(folder), "optimizer.lr=3e-2")
+    assert code == 0 and "sweep of 1 job" in text and "│ 3 │" in text, text
+    code, text = hydratune("add", str(folder), "optimizer.lr=5e-3", "from=1")
+    assert code == 0, text
+    view = view_sweep(folder, HeldLocks())
+    assert {job.name: job.state for job in view.jobs} == dict.fromkeys(
+        ("0", "1", "a1-0", "a2-0"), "finished"
+    )
+    code, text = hydratune("add", str(folder), "optimizer.lr=3e-2")
+    assert code == 0 and "1 of 1 job finished before" in text

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "rank the runs of a sweep (or any run directories)",
     "status": "what runs where, how far it is, the best so far, and what was lost",
     "stop": "end jobs of a sweep, or a run, with their work kept",
+    "add": "further jobs for a sweep, from the base model or from another job's adapter",
     "doctor": "check packages, hardware, disk and accounts; what is wrong, and its remedy",
 }
 _ABOUT = {
@@ -71,7 +72,7 @@ def _complete(args: list[str]) -> int:
     if "query" in args[-1] and (command not in COMMANDS or line.endswith(command)):
         print(" ".join(name for name in COMMANDS if name.startswith(command)))
         return 0
-    if command in ("compare", "doctor", "status", "stop"):  # take no settings
+    if command in ("compare", "doctor", "status", "stop", "add"):  # take no settings
         return 0
     os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1)
     from hydratune.composition import run_command
@@ -157,6 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hydratune.lean_imports import load
 
         return load("hydratune.commands.compare").main(args[1:])
+    if command == "add":
+        from hydratune.overview.adding import add
+
+        return add(args[1:])
     if command in ("status", "stop"):  # of runs that other processes perform
         from hydratune.overview import command as overview
 

@@ -5,7 +5,7 @@ import heapq
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -31,6 +31,8 @@ from hydratune.records.sweep import (
     read_wandb_sweep,
 )
 from hydratune.settings.monitor import Monitor
+from hydratune.settings.registry import override_key
+from hydratune.sweeps.added_jobs import added_words, words_of_sweep
 from hydratune.sweeps.executors.submitted import submitted_ids
 
 _DEPTH = 3  # folders between the given one and a run
@@ -144,6 +146,8 @@ class SweepView:
     monitor: Monitor
     settings: Mapping[str, Json]  # of multirun.yaml
     wandb_sweep: WandbSweep | None
+    typed: list[str]  # what was typed after ``hydratune train -m`` to start it; empty if unknown
+    added: list[list[str]]  # what was typed to add jobs, each time
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs have each state, those that need attention first."""
@@ -188,16 +192,34 @@ def view_sweep(folder: Path, locks: HeldLocks) -> SweepView:
         jobs: Mapping[str, SweepJob] = read_sweep(folder)
         ids = submitted_ids(folder)
         own = read_wandb_sweep(folder)
+        first, added = words_of_sweep(folder), added_words(folder)
     except (HydratuneError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / SWEEP_FILE} cannot be read ({error}); hydratune compare {folder} shows the"
             " runs that can be"
         ) from error
     settings = _settings(folder / HYDRA_FILE)
+    keys = dict.fromkeys(key for job in jobs.values() for key in job.varying)
     views = tuple(
-        _view(folder / name, locks, job.varying, ids.get(name, "")) for name, job in jobs.items()
+        _view(folder / name, locks, _chosen(job, keys), ids.get(name, ""))
+        for name, job in jobs.items()
     )
-    return SweepView(folder, views, locks.process(folder), _monitor(settings), settings, own)
+    return SweepView(
+        folder,
+        views,
+        locks.process(folder),
+        _monitor(settings),
+        settings,
+        own,
+        first or _typed(settings),
+        added,
+    )
+
+
+def _chosen(job: SweepJob, keys: Iterable[str]) -> Mapping[str, str]:
+    """Return what a job has for the settings that vary in its sweep."""
+    own = {override_key(word): word.partition("=")[2] for word in job.overrides}
+    return {key: value for key in keys if (value := job.varying.get(key, own.get(key))) is not None}
 
 
 def _view(folder: Path, locks: HeldLocks, varying: Mapping[str, str], submitted: str) -> RunView:
@@ -280,7 +302,7 @@ def _settings(file: Path) -> Mapping[str, Json]:
 
 def _monitor(settings: Mapping[str, Json]) -> Monitor:
     text = _at(settings, "trainer", "monitor")
-    for override in typed(settings):
+    for override in _typed(settings):
         if override.startswith("trainer.monitor="):
             text = override.partition("=")[2]
     try:
@@ -289,7 +311,7 @@ def _monitor(settings: Mapping[str, Json]) -> Monitor:
         return Monitor()
 
 
-def typed(settings: Mapping[str, Json]) -> list[str]:
+def _typed(settings: Mapping[str, Json]) -> list[str]:
     """Return what was typed after ``hydratune train -m`` to start a sweep; empty if unknown."""
     words: list[str] = []
     for part in ("task", "hydra"):

@@ -16,7 +16,6 @@ from hydratune.overview.collect import (
     counts,
     newest,
     started_in,
-    typed,
 )
 from hydratune.settings.monitor import Monitor
 from hydratune.settings.secrets import mask
@@ -143,7 +142,7 @@ def _how_to_continue(sweep: SweepView) -> Iterator[str]:
     if sweep.wandb_sweep is not None:
         yield f"continue    hydratune sweep {escape(_plain(str(sweep.wandb_sweep)))}"
         return
-    words = typed(sweep.settings)
+    words = list(sweep.typed)
     if not words:
         yield "continue    type the command of the sweep again, with its hydra.sweep.dir"
         return
@@ -153,8 +152,10 @@ def _how_to_continue(sweep: SweepView) -> Iterator[str]:
     before = ""
     if place and Path(place) != Path.cwd():
         before = f"cd {shlex.quote(place)} && "
-    command = _plain(f"{before}hydratune train -m {shlex.join(words)}")
-    yield f"continue    {escape(command)}"
+    commands = [f"{before}hydratune train -m {shlex.join(words)}"]
+    added = [shlex.join(["hydratune", "add", str(sweep.folder), *w]) for w in sweep.added]
+    for command in [*commands, *added]:
+        yield f"continue    {escape(_plain(command))}"
 
 
 def _settings_of(job: RunView) -> str:

@@ -49,6 +49,7 @@ _RESERVED_NAMES = (
     "pack.log",
     "study.log",
     "study.log.sha256",
+    "added.json",
     "digests.json",
 )
 

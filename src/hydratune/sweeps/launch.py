@@ -28,6 +28,7 @@ from hydratune.records.sweep import (
     write_sweep,
 )
 from hydratune.settings.secrets import mask
+from hydratune.sweeps.added_jobs import has_added_jobs, run_waiting
 from hydratune.sweeps.executors.submitted import refuse_submitted, submitted_names
 from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.job_checks import (
@@ -86,9 +87,11 @@ def launch(
         console.print(_NOT_WAITED, soft_wrap=True)
         return
     _print_stopped(jobs)
-    section("ranking")
-    end_of_sweep(folder, {job.name for job in jobs})
-    print_wandb_hint(folder)
+    if not run_waiting(folder):
+        section("ranking")
+        names = {job.name for job in jobs}
+        end_of_sweep(folder, names | set(read_sweep(folder) if has_added_jobs(folder) else ()))
+        print_wandb_hint(folder)
     if failed:
         no_reason = "unknown; see run.log"
         reasons = [(job.job, job.status.error or no_reason) for job in failed]

@@ -1,0 +1,141 @@
+"""``hydratune add``: further jobs for a sweep, from the base model or from a job's adapter."""
+
+import difflib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+
+from hydratune.console import console, print_error
+from hydratune.errors import HydratuneError, InputError
+from hydratune.overview.collect import SweepView, view_sweep
+from hydratune.overview.held_locks import HeldLocks
+from hydratune.records.sweep import SWEEP_FILE, SweepJob, read_study, read_sweep
+from hydratune.settings.overrides import quoted_value
+from hydratune.settings.registry import override_key
+from hydratune.sweeps.added_jobs import number_of
+
+HELP = """\
+usage: hydratune add SWEEP SETTING=VALUE[,VALUE ...] ... [like=JOB] [from=JOB]
+
+further jobs for a sweep: they are ranked with its own, and in the same W&B group
+
+  SETTING=VALUE  as of hydratune train -m; every setting that varies in the sweep needs a value
+  like=JOB       all other settings are those of this job
+  from=JOB       likewise, and training begins from its adapter instead of from the base model
+
+If a process runs the sweep, it starts them when its own jobs have ended. The same words, typed
+again, are the same jobs: what is finished is not run again.
+"""
+_OWN = ("hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra.run")  # settings that are not repeated
+
+
+def add(words: Sequence[str]) -> int:
+    """Run ``hydratune add``; return its exit code."""
+    if len(words) < 2 or {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return 0 if {"-h", "--help"} & set(words) else 2
+    try:
+        folder = Path(words[0]).expanduser()
+        if not (folder / SWEEP_FILE).is_file():
+            raise InputError(f"{folder} is no sweep; hydratune status lists those of outputs")
+        view = view_sweep(folder, HeldLocks())
+        settings = _settings_of_jobs(view, words[1:])
+        is_waiting = view.driver is not None
+        number = number_of(folder, words[1:], view.typed, is_waiting=is_waiting)
+    except HydratuneError as error:
+        print_error(f"hydratune add: {error}")
+        return error.exit_code
+    if is_waiting:
+        console.print(
+            f"kept in {escape(str(folder))}: process {view.driver or ''} runs the sweep, and starts"
+            " these jobs when its own have ended",
+            soft_wrap=True,
+        )
+        return 0
+    from hydratune.composition import run_command
+
+    return run_command(
+        "train",
+        [
+            "-m",
+            *settings,
+            *_launcher(view, settings),
+            f"hydra.sweep.dir={quoted_value(str(folder))}",
+            f"hydra.sweep.subdir=a{number}-${{hydra.job.num}}",
+            "hydra.sweeper.params=null",
+        ],
+        shown="add",
+    )
+
+
+def _settings_of_jobs(view: SweepView, words: Sequence[str]) -> list[str]:
+    """Return the settings of train for the new jobs. Raises ``InputError``."""
+    if view.wandb_sweep is not None or read_study(view.folder):
+        kind = "W&B chooses its trials" if view.wandb_sweep else "Optuna chooses its trials"
+        raise InputError(f"{view.folder}: {kind}; a further one is asked for by its own command")
+    options = {word.partition("=")[0]: word.partition("=")[2] for word in words}
+    new = [word for word in words if word.partition("=")[0] not in ("like", "from")]
+    if wrong := next((word for word in new if "=" not in word), None):
+        raise InputError(f"{wrong}: give SETTING=VALUE")
+    jobs = read_sweep(view.folder)
+    names = [options[name] for name in ("like", "from") if name in options]
+    if len(names) > 1:
+        raise InputError("give like=JOB or from=JOB: both name the job with the other settings")
+    chosen = _job(view, jobs, names[0]) if names else None
+    given = {override_key(word) for word in new}
+    varying = {key for job in jobs.values() for key in job.varying}
+    if chosen is None and (left := sorted(varying - given)):
+        listed = " and ".join(left)
+        raise InputError(
+            f"{listed} vary in this sweep: give a value of each, such as {left[0]}="
+            f"{_example(jobs, left[0])}, or like=JOB for those of a job"
+            if len(left) > 1
+            else f"{listed} varies in this sweep: give a value, such as {left[0]}="
+            f"{_example(jobs, left[0])}, or like=JOB for that of a job"
+        )
+    source = chosen or next(iter(jobs.values()))
+    left_out = given if chosen is not None else given | varying
+    kept = [word for word in source.overrides if override_key(word) not in left_out]
+    if "from" in options:
+        kept = [word for word in kept if override_key(word) != "model.adapter"]
+        kept.append(f"model.adapter={quoted_value(str(_adapter(view.folder, source)))}")
+    return [*kept, *new]
+
+
+def _job(view: SweepView, jobs: dict[str, SweepJob], name: str) -> SweepJob:
+    if name not in jobs:
+        near = difflib.get_close_matches(name, jobs, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"jobs: {', '.join(jobs)}"
+        raise InputError(f"{name}: {view.folder} has no such job; {hint}")
+    return jobs[name]
+
+
+def _adapter(folder: Path, job: SweepJob) -> Path:
+    adapter = (folder / job.name / "adapter").resolve()
+    if not adapter.is_dir():
+        raise InputError(
+            f"from={job.name}: it has no adapter yet; like={job.name} begins from the base model"
+        )
+    return adapter
+
+
+def _example(jobs: dict[str, SweepJob], key: str) -> str:
+    return next(job.varying[key] for job in jobs.values() if key in job.varying)
+
+
+def _launcher(view: SweepView, settings: Sequence[str]) -> list[str]:
+    """Return how the sweep's own jobs were launched, as far as nothing else was typed."""
+    given = {override_key(word) for word in settings}
+    words = [word for word in view.typed if override_key(word).startswith("hydra")]
+    return [
+        word
+        for word in words
+        if not override_key(word).startswith(_OWN) and override_key(word) not in given
+    ]
+
+
+def command_of(folder: Path, words: Sequence[str]) -> str:
+    """Return the command that added jobs, as it can be typed."""
+    return shlex.join(["hydratune", "add", str(folder), *words])

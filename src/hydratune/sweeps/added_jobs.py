@@ -1,0 +1,72 @@
+"""Jobs that are added to a sweep later: added.json in its folder.
+
+``hydratune add`` writes there what was typed, so that the same words are the same jobs. While a
+process runs the sweep they wait, and it starts them when its own jobs have ended.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from hydratune.console import console
+from hydratune.records.files import Json, read_json, write_json
+from hydratune.sweeps.processes import wait
+from hydratune.wording import counted
+
+ADDED_FILE = "added.json"  # in the folder of a sweep
+
+
+def number_of(folder: Path, words: Sequence[str], first: Sequence[str], *, is_waiting: bool) -> int:
+    """Return the number, from 1, of what was typed to add jobs to the sweep; it is kept.
+
+    ``first``: what was typed to start the sweep. ``is_waiting``: the jobs are to be started by the
+    process that runs the sweep.
+    """
+    with FileLock(folder / f".{ADDED_FILE}.lock"):
+        entries, first = _entries(folder), words_of_sweep(folder) or first
+        known = [sorted(entry["words"]) for entry in entries]
+        if sorted(words) not in known:
+            entries.append({"words": list(words), "waits": False})
+            known.append(sorted(words))
+        number = known.index(sorted(words))
+        entries[number]["waits"] = is_waiting
+        write_json(folder / ADDED_FILE, {"sweep": list(first), "added": entries})
+    return number + 1
+
+
+def has_added_jobs(folder: Path) -> bool:
+    """Return whether jobs were added to the sweep in ``folder``."""
+    return (folder / ADDED_FILE).is_file()
+
+
+def words_of_sweep(folder: Path) -> list[str]:
+    """Return what was typed to start a sweep to which jobs were added; empty for others."""
+    file = folder / ADDED_FILE
+    return [str(word) for word in read_json(file)["sweep"]] if file.is_file() else []
+
+
+def added_words(folder: Path) -> list[list[str]]:
+    """Return what was typed after ``hydratune add SWEEP``, each time."""
+    return [[str(word) for word in entry["words"]] for entry in _entries(folder)]
+
+
+def run_waiting(folder: Path) -> bool:
+    """Start the jobs that were added while the sweep ran; return whether there were any.
+
+    The ranking at their end is that of the whole sweep.
+    """
+    waiting = [entry["words"] for entry in _entries(folder) if entry["waits"]]
+    for words in waiting:
+        console.print(f"jobs were added while the sweep ran: {counted(len(waiting), 'command')}")
+        command = [sys.executable, "-m", "hydratune", "add", str(folder), *words]
+        wait(subprocess.Popen(command))
+    return bool(waiting)
+
+
+def _entries(folder: Path) -> list[dict[str, Json]]:
+    file = folder / ADDED_FILE
+    entries: Json = read_json(file)["added"] if file.is_file() else []
+    return list(entries)
