@@ -115,18 +115,18 @@ def test_halving_over_slurm_equals_local_with_workers_killed(
 ) -> None:
     """A pack is killed in the first round, and a job is cancelled in a later one."""
     words = (
-        *(*RUN, "trainer.max_epochs=12", "optimizer.lr=1e-4,1e-3,1e-2,3e-2", "adapter.r=2,4,8"),
-        "hydra.launcher.halving.min_steps=27",
+        *(*RUN, "trainer.max_epochs=8", "optimizer.lr=1e-4,1e-3,1e-2,3e-2", "adapter.r=2,4,8"),
+        "hydra.launcher.halving.min_steps=18",
     )
     local = Driver(tmp_path / "local", cluster, *words)
-    local.until(lambda: any(local.steps(str(n)) > 5 for n in range(12)))
+    local.until(lambda: any(local.steps(str(n)) > 3 for n in range(12)))
     os.kill(packs_of(local.folder)[0], signal.SIGKILL)
     assert "tried again" in local.end()
 
     first = Driver(tmp_path / "slurm", cluster, *words, *SLURM)
-    first.until(lambda: any(first.steps(str(n)) > 5 for n in range(12)))
+    first.until(lambda: any(first.steps(str(n)) > 3 for n in range(12)))
     os.kill(packs_of(first.folder)[0], signal.SIGKILL)
-    first.until(lambda: any(first.steps(str(n)) > 40 for n in range(12)))
+    first.until(lambda: any(first.steps(str(n)) > 20 for n in range(12)))
     packs = json.loads((first.folder / "slurm" / "packs.json").read_text())["packs"]
     first.slurm("scancel", packs[0]["job_id"])
     text = first.end()
@@ -146,10 +146,10 @@ def test_halving_over_slurm_equals_local_with_workers_killed(
     kept="everything until its last step",
 )
 def test_a_preempted_job_is_resumed_after_the_step(tmp_path: Path, cluster: dict[str, str]) -> None:
-    words = (*RUN, "trainer.max_epochs=60", "seed=0,1", "trainer.checkpoint_minutes=null")
+    words = (*RUN, "trainer.max_epochs=12", "seed=0,1", "trainer.checkpoint_minutes=null")
     words = (*words, "trainer.validations_per_epoch=1")
     driver = Driver(tmp_path / "slurm", cluster, *words, *SLURM, "hydra.launcher.pack_size=2")
-    driver.until(lambda: driver.steps("0") > 20 and driver.steps("1") > 20)
+    driver.until(lambda: driver.steps("0") > 5 and driver.steps("1") > 5)
     driver.slurm("scancel", "--signal=USR2", driver.slurm("squeue", "-h", "-o", "%A").split()[0])
     driver.end()
     log = next((driver.folder / "slurm").glob("*_log.out")).read_text()

@@ -34,6 +34,7 @@ def run_in_packs(
     if not options.executor.outlives_driver:
         refuse_submitted(folder)
     gpus = [] if all(job.settings.trainer.accelerator == "cpu" for job in jobs) else visible_gpus()
+    gpus = gpus if len(gpus) > 1 else []
     executor = create_executor(folder, options, gpus, {job.name: job for job in jobs})
     try:
         sweep = _start(context, folder, jobs, options, executor, gpus)

@@ -11,8 +11,9 @@ from hydratune.records.status import Outcome
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.planning import PlannedJob
 
-_COLOURS = {Outcome.finished: "green", Outcome.failed: "red", Outcome.stopped: "yellow"}
-_SILENT = (Outcome.no_run, Outcome.waiting)
+_COLOURS = {Outcome.finished: "green", Outcome.failed: "red"}
+# stopped: it left its machine and is queued again; if not, the end of the sweep says so
+_SILENT = (Outcome.no_run, Outcome.waiting, Outcome.stopped)
 
 
 class JobNews:

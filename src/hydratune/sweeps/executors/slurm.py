@@ -109,12 +109,20 @@ class SlurmExecutor:
     def ended(self) -> Sequence[EndedPack]:
         if time.monotonic() - self._asked < _POLL:
             return []
+        ended = self._ended_now()
+        while self._over_since and not self._settings.wait:  # nobody asks again soon
+            time.sleep(1)
+            ended += self._ended_now()
+        return ended
+
+    def _ended_now(self) -> list[EndedPack]:
         self._asked = time.monotonic()
         self._ask_slurm()
         self._news.print_changes()
         ended = {job: end for job in self._submitted if (end := self._end_of(job)) is not None}
         for job in ended:
             del self._submitted[job]
+            self._over_since.pop(job, None)
         if ended:
             forget_submitted(self._folder, ended)
         return list(ended.values())

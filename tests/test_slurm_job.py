@@ -1,0 +1,62 @@
+"""The job of a cluster that runs a pack, run by submitit on this machine."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hydratune.settings.secrets import without_secrets
+from hydratune.sweeps.executors.slurm_job import PackJob, result_file
+
+SAVES = """
+import os, signal, sys, time
+parent = sys.argv[1]
+if os.path.exists(parent):
+    sys.exit(0)
+with open(parent + ".part", "w") as stream:
+    stream.write(str(os.getppid()))
+os.rename(parent + ".part", parent)
+time.sleep(0.5)
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75))
+time.sleep(600)
+"""
+
+
+def test_a_job_that_is_to_leave_saves_and_starts_again(tmp_path: Path) -> None:
+    """The pack takes time before it listens: what submitit's process gets meanwhile is sent
+    again.
+    """
+    submitit = pytest.importorskip("submitit")
+    executor = submitit.LocalExecutor(tmp_path, max_num_timeout=1)
+    executor.update_parameters(timeout_min=10, stderr_to_stdout=True)
+    parent = tmp_path / "parent"
+    command = [sys.executable, "-S", "-c", SAVES, str(parent)]
+    job = executor.submit(PackJob(command, str(tmp_path)))
+    deadline = time.monotonic() + 120
+    while not parent.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(int(parent.read_text()), signal.SIGUSR2)
+    job._process.wait(120)
+    (file,) = tmp_path.glob("*_result.json")
+    assert json.loads(file.read_text()) == {"code": 0}
+    assert "Requeued job" in str(job.stdout())
+
+
+def test_a_process_that_is_killed_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydratune.sweeps.executors.slurm_job._job_id", lambda: "7")
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    before = signal.getsignal(signal.SIGTERM)
+    PackJob([sys.executable, "-S", "-c", code], str(tmp_path))()
+    signal.signal(signal.SIGTERM, before)
+    assert json.loads(result_file(tmp_path, "7").read_text()) == {"code": -9}
+
+
+def test_variables_with_secrets_are_left_out() -> None:
+    kept = without_secrets({"HOME": "/home/me", "X": "hf_" + "a" * 24, "URL": "http://a:b@c"})
+    assert kept == {"HOME": "/home/me"}
