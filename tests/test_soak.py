@@ -78,12 +78,13 @@ def disturbed(folder: Path, generator: random.Random) -> Iterator[str]:
             assert time.monotonic() < deadline, (folder.parent / f"{folder.name}.log").read_text()
             if driver.poll() is not None:
                 driver = start(folder)
+            while driver.poll() is None and len(processes(folder)) < 2:
+                time.sleep(0.2)  # it composes the trials
             try:
-                driver.wait(generator.uniform(4, 12) if kills < KILLS else 5)
+                driver.wait(generator.uniform(2, 10) if kills < KILLS else 5)
             except subprocess.TimeoutExpired:
                 if kills < KILLS:
-                    found = processes(folder)
-                    victim = generator.choice(found) if found else driver.pid
+                    victim = generator.choice(processes(folder) or [driver.pid])
                     os.kill(victim, signal.SIGKILL)
                     kills += 1
                     yield "driver" if victim == driver.pid else "pack"
