@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from hydratune.adapters import folder
@@ -29,7 +29,11 @@ from hydratune.evaluation.judge.questions import ask_support, parse_answer
 from hydratune.records.predictions import read_predictions
 from hydratune.settings.overrides import as_typed
 
-COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+COMMON: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "phases": [Phase.generate],  # a failure is shown as it was drawn, at once
+}
 FEW = settings(**COMMON, max_examples=25, derandomize=True, database=None)
 MANY = settings(**COMMON, max_examples=4_000)
 
