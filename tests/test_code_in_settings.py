@@ -1,4 +1,4 @@
-"""Settings run no code, whoever wrote them: typed words, files, stored runs, sweeps, journals."""
+"""Settings never run code, whoever wrote them: words, files, stored runs, sweeps, journals."""
 
 import ast
 import pickle

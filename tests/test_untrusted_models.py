@@ -2,8 +2,11 @@
 
 import json
 import logging
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from hydratune.models.compute import on_cpu
 from hydratune.models.sources.local import LocalModel
 from hydratune.models.sources.wheel import WheelModel
 from hydratune.records.run_directory import RunDirectory
+from hydratune.serving import servers, target
+from hydratune.settings.export import LOOPBACK, Server, ServeSettings
 from hydratune.training.checkpoints import read_checkpoint
 
 
@@ -171,7 +176,6 @@ def test_a_wheel_is_a_package_in_one_version(requirement: str) -> None:
 def test_pip_builds_no_package_and_a_wheel_is_verified_before_it_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import subprocess
     import zipfile
 
     from hydratune.models.sources import wheel
@@ -292,3 +296,71 @@ def test_an_export_takes_no_file_from_outside_the_adapter(tmp_path: Path) -> Non
     with pytest.raises(RunError, match="leads out of its folder"):
         refuse_link(link)
     refuse_link(inside)
+
+
+# ---------------------------------------------------------------------------------------- servers
+def test_an_endless_template_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "MAX_SECONDS", 1)
+    model = target.Target(tmp_path, target.Kind.whole)
+    target.check_template(model)  # a model without one
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    target.check_template(model)
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": endless}))
+    with pytest.raises(RunError, match="it is not done after"):
+        target.check_template(model)
+
+
+def test_a_server_for_other_machines_asks_for_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ServeSettings().host in LOOPBACK
+    vllm, transformers = servers.PROGRAMS[Server.vllm], servers.PROGRAMS[Server.transformers]
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    assert vllm.environment("127.0.0.1") == {} == transformers.environment("0.0.0.0")
+    made = vllm.environment("0.0.0.0")["VLLM_API_KEY"]
+    assert len(made) >= 32 and made != vllm.environment("0.0.0.0")["VLLM_API_KEY"]
+    monkeypatch.setenv("VLLM_API_KEY", "mine")
+    assert vllm.environment("0.0.0.0") == {"VLLM_API_KEY": "mine"}
+
+
+RANKS = """
+import os, sys, torch
+from hydratune.training import ddp
+strategy = ddp.OneMachineStrategy()
+strategy.__class__.root_device = torch.device("cpu")
+strategy._process_group_backend = "gloo"
+strategy.cluster_environment = ddp.LightningEnvironment()
+strategy.parallel_devices = [torch.device("cpu")] * 2
+strategy.accelerator = None
+strategy.setup_distributed()
+gathered = ddp.gathered(int(os.environ["LOCAL_RANK"]))
+tables = "".join(open(f"/proc/net/{name}").read() for name in ("tcp", "tcp6"))
+inodes = set()
+for name in os.listdir("/proc/self/fd"):
+    try:
+        inodes.add(os.readlink(f"/proc/self/fd/{name}"))
+    except OSError:
+        pass
+listening = [
+    row.split()[1]
+    for row in tables.splitlines()
+    if len(row.split()) > 9 and row.split()[3] == "0A" and f"socket:[{row.split()[9]}]" in inodes
+]
+torch.distributed.barrier()
+print(gathered, [address for address in listening if not address.startswith("0100007F")])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads the sockets of a process in /proc")
+def test_ranks_meet_in_a_file(tmp_path: Path) -> None:
+    def start(rank: int) -> subprocess.Popen[str]:
+        own = {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "HYDRATUNE_DDP_FOLDER": str(tmp_path)}
+        own |= {"GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-c", RANKS], env={**os.environ, **own}, stdout=-1, text=True
+        )
+
+    for process in [start(rank) for rank in range(2)]:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0 and output.strip() == "[0, 1] []", output

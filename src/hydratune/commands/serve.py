@@ -62,16 +62,16 @@ def _serve(
     config: ServeConfig, program: servers.Program, model: target.Target, command: list[str]
 ) -> None:
     console.print(f"[dim]{escape(shlex.join(command))}", soft_wrap=True)
+    target.check_template(model)
+    keys = program.environment(config.host)
     if config.host not in LOOPBACK:
-        console.print(
-            f"[yellow]host={escape(config.host)}: every machine that reaches this address can ask"
-            " the model; nothing asks for a password",
-            soft_wrap=True,
-        )
+        who = "every machine that reaches this address can ask the model"
+        asked = f"with the key {escape(' '.join(keys.values()))}" if keys else "without a password"
+        console.print(f"[yellow]host={escape(config.host)}: {who}, {asked}", soft_wrap=True)
     host = "127.0.0.1" if config.host in _EVERYWHERE else config.host
     address = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
     try:
-        with running(command) as process:
+        with running(command, keys) as process:
             wait_until_ready(process, f"{address}/health", config.start_timeout)
             _print_how_to_ask(f"{address}/v1", servers.shown_model(program, model, command))
             code = process.wait()

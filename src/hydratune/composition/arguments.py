@@ -141,6 +141,11 @@ def check_settings(
         except (HydraException, RecursionError):  # explained when Hydra refuses it
             result.append(setting)
             continue
+        except ValueError:  # CVE-2020-10735: Python limits the digits of whole numbers
+            key, _, value = setting.partition("=")
+            fix = "give a smaller number; for a text, two pairs of quotes: 'KEY=\"VALUE\"'"
+            problems.append(Problem(key, f"{value[:20]}...", "it has thousands of digits", fix))
+            continue
         if override.key_or_group in all_variants() and override.package is None:
             problems += _group_problems(override, setting, command)
         else:

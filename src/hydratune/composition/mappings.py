@@ -8,11 +8,10 @@ from enum import Enum
 from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
 from hydratune.errors import InputError, Problem
 from hydratune.settings.commands import COMMANDS
-from hydratune.settings.overrides import quoted_value, value_text
+from hydratune.settings.overrides import UNREADABLE, quoted_value, value_text
 from hydratune.settings.registry import all_variants
 
 # those whose keys are regular expressions
@@ -67,7 +66,7 @@ def mapping_override(key: str, value: Mapping[str, object]) -> str:
     setting = f"++{key}={_entries_text(key, own)}"
     try:
         read = OverridesParser.create().parse_override(setting).value()
-    except HydraException:
+    except UNREADABLE:
         read = None
     if _names(read) != _names(own):
         raise InputError(
@@ -118,7 +117,7 @@ def _readable(key: str, value: str) -> str | None:
     setting = f"+{key}={{{','.join(texts)}}}"
     try:
         OverridesParser.create().parse_override(setting)
-    except HydraException:
+    except UNREADABLE:
         return None
     return setting
 

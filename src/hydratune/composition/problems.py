@@ -37,7 +37,7 @@ from hydratune.composition.value_types import (
 from hydratune.errors import ConfigError, HydratuneError, InputError, Problem
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.not_given import not_given
-from hydratune.settings.overrides import quoted
+from hydratune.settings.overrides import UNREADABLE, quoted
 from hydratune.settings.registry import all_variants, typed
 
 _NO_OPTION = re.compile(
@@ -253,7 +253,7 @@ def _advice_to_quote(key: str, value: str) -> str:
 def _is_readable(override: str) -> bool:
     try:
         OverridesParser.create().parse_override(override)
-    except HydraException:
+    except UNREADABLE:
         return False
     return True
 

@@ -47,7 +47,7 @@ def _look_at(run: Path) -> tuple[str, str]:
     """Return the state of a run, and what is wrong with its files."""
     try:
         state = str(dict(json.loads((run / "status.json").read_text("utf-8"))).get("state"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return "unreadable", "status.json is no JSON object"
     if state in ("running", "waiting") and not _is_locked(run):
         state = "unfinished"
@@ -59,7 +59,7 @@ def _look_at(run: Path) -> tuple[str, str]:
         except FileNotFoundError:
             if name == "metrics.json":
                 return state, "metrics.json is missing"
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return state, f"{name} is not readable JSON"
     weights = list((run / "adapter").glob("*.safetensors"))
     if (run / "adapter").is_dir() and not all(file.stat().st_size for file in weights):

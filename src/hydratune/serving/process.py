@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -37,13 +37,15 @@ def require_free_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def running(command: Sequence[str], *, offline: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], more: Mapping[str, str] | None = None, *, offline: bool = True
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server while the block runs; afterwards no process of it is left.
 
-    Ctrl-C, SIGTERM and SIGHUP end the block by ``KeyboardInterrupt``. ``offline``: the server asks
-    no model hub. Raises ``RunError`` if it cannot be started.
+    Ctrl-C, SIGTERM and SIGHUP end the block by ``KeyboardInterrupt``. ``more``: variables of its
+    environment; ``offline``: it asks no model hub. Raises ``RunError`` if it cannot be started.
     """
-    environment = {**os.environ, **({"HF_HUB_OFFLINE": "1"} if offline else {})}
+    environment = {**os.environ, **(more or {}), **({"HF_HUB_OFFLINE": "1"} if offline else {})}
     before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
     try:
         process = subprocess.Popen(

@@ -1,5 +1,7 @@
 """The servers: which are installed, what they can serve, and the command that starts each."""
 
+import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +11,7 @@ from pathlib import Path
 from hydratune import extras
 from hydratune.errors import ConfigError, Problem
 from hydratune.serving.target import Kind, Target
-from hydratune.settings.export import Server, ServeSettings
+from hydratune.settings.export import LOOPBACK, Server, ServeSettings
 
 _OF_TRANSFORMERS = ("fastapi", "uvicorn", "openai")  # modules without which it refuses to start
 
@@ -23,6 +25,17 @@ class Program:
     is_installed: Callable[[], bool]
     how_to_install: str
     command: Callable[[Target, ServeSettings], list[str]]
+    # environment variable with the key that requests must then bring; None: it asks for none
+    key_variable: str | None = None
+
+    def environment(self, host: str) -> dict[str, str]:
+        """Return the variables by which the server asks for a key where others can reach it.
+
+        A key that the user has set is kept.
+        """
+        if self.key_variable is None or host in LOOPBACK:
+            return {}
+        return {self.key_variable: os.environ.get(self.key_variable) or secrets.token_urlsafe(24)}
 
 
 def _transformers(target: Target, settings: ServeSettings) -> list[str]:
@@ -63,7 +76,12 @@ def _on_path(program: str) -> Callable[[], bool]:
 
 PROGRAMS = {  # in the order in which server=auto looks for them
     Server.vllm: Program(
-        "vLLM", (Kind.whole,), _on_path("vllm"), "pip install vllm (it needs a GPU)", _vllm
+        "vLLM",
+        (Kind.whole,),
+        _on_path("vllm"),
+        "pip install vllm (it needs a GPU)",
+        _vllm,
+        "VLLM_API_KEY",
     ),
     Server.transformers: Program(
         "transformers serve",
@@ -78,6 +96,7 @@ PROGRAMS = {  # in the order in which server=auto looks for them
         _on_path("llama-server"),
         "install llama.cpp, so that llama-server is on the PATH",
         _llama_cpp,
+        "LLAMA_API_KEY",
     ),
 }
 

@@ -8,8 +8,10 @@ from enum import Enum
 from pathlib import Path
 
 from hydratune.console import console, relative_path
+from hydratune.data.encoding.rendering import try_template
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.export.exporting import adapter_digest, is_export_of
+from hydratune.records.files import read_json
 from hydratune.settings.export import GgufType
 from hydratune.settings.overrides import as_typed
 
@@ -68,6 +70,22 @@ def of_export(folder: Path) -> Target:
         fix = "export the run with form=merged, or give run=DIR instead of export=DIR"
         raise _problem(folder, why, fix)
     return Target(folder.absolute(), kind)
+
+
+def check_template(model: Target) -> None:
+    """Raise ``RunError`` for a chat template with which one request would stop the server.
+
+    Servers render it themselves, without limits. That of a GGUF file is not looked at.
+    """
+    file, settings = model.folder / "chat_template.jinja", model.folder / "tokenizer_config.json"
+    template: object = file.read_text("utf-8") if file.is_file() else None
+    if template is None and settings.is_file():
+        content = read_json(settings)
+        template = content.get("chat_template") if isinstance(content, dict) else None
+    turns = [{"role": "user", "content": "Hello"}]
+    fault = try_template(template, {"messages": turns}) if isinstance(template, str) else ""
+    if fault:
+        raise RunError(f"the chat template in {model.folder} cannot be served: {fault}; correct it")
 
 
 def kind_of(folder: Path) -> Kind | None:

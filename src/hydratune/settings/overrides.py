@@ -12,6 +12,9 @@ from omegaconf import ListConfig, OmegaConf
 
 from hydratune.errors import InputError
 
+# what Hydra's parser raises; ValueError for a number of more digits than Python reads
+UNREADABLE = (HydraException, ValueError, RecursionError)
+
 
 def typed_overrides(overrides: object) -> list[str]:
     """Return the overrides that Hydra recorded as they were typed.
@@ -29,7 +32,7 @@ def as_typed(key: str, value: object) -> str:
     plain = f"{key}={value}"
     try:
         read = OverridesParser.create().parse_override(plain)._value
-    except HydraException:
+    except UNREADABLE:
         return quoted(key, str(value))
     return (
         shlex.quote(plain) if type(read) is str and read == str(value) else quoted(key, str(value))
@@ -46,7 +49,7 @@ def entry_as_typed(key: str, name: str, value: str) -> str | None:
     plain = f"+{key}={{{name}: {value}}}"
     try:
         read = OverridesParser.create().parse_override(plain)._value
-    except HydraException:
+    except UNREADABLE:
         return None
     is_entry = isinstance(read, dict) and [str(entry) for entry in read] == [name]
     return shlex.quote(plain) if is_entry else None
@@ -81,7 +84,7 @@ def _is_plain(override: str) -> bool:
     """Return whether Hydra reads one value without quotes."""
     try:
         return not OverridesParser.create().parse_override(override).is_sweep_override()
-    except HydraException:
+    except UNREADABLE:
         return False
 
 
