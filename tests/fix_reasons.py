@@ -48,6 +48,7 @@ NOT_TYPED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
+            "composition.arguments:check_settings",
             "composition.code_paths:_named_code",
             "composition.code_paths:_refuse_package",
             "composition.code_paths:code_problems",
