@@ -248,6 +248,7 @@ def test_paths_that_are_no_files_are_refused_with_exit_code_2(
         code, text = hydratune(command, "data=files", f"data.train={tmp_path}/{name}")
         assert code == 2 and name in text and message in text, text
         assert "unexpected" not in text and "hydra.run.dir" not in text, text
+        assert "files with rows in that folder" not in text, text
 
 
 def test_a_contributed_source_is_refused_with_exit_code_2(

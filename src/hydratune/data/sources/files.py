@@ -118,7 +118,7 @@ def data_files(folder: Path, name: str) -> list[Path]:
     """Return files with rows in ``folder``, at most three, those with names like ``name`` first."""
     if not folder.is_dir():
         return []
-    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file()]
     return sorted(files, key=lambda file: (-_likeness(file.name, name), file.name))[:_FILES_NAMED]
 
 
