@@ -5,7 +5,6 @@ continues them. What a pack prints comes to the driver through Ray, as what its 
 """
 
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -100,7 +99,9 @@ class RayExecutor:
         logs.mkdir(parents=True, exist_ok=True)
         for pack in packs:
             section(pack.title)
-            number = 1 + max((int(p.stem) for p in logs.glob("*.log") if p.stem.isdigit()), default=0)
+            number = 1 + max(
+                (int(p.stem) for p in logs.glob("*.log") if p.stem.isdigit()), default=0
+            )
             log, result = logs / f"{number}.log", logs / f"{number}.json"
             log.touch()
             work = PackWork(
@@ -113,7 +114,9 @@ class RayExecutor:
             )
             # Ray itself never starts a pack again: its jobs are counted here
             task = ray.remote(max_retries=0, num_returns="streaming")(run_pack)
-            news = task.options(name=f"{self._folder.name}: {pack.title}", **self._resources).remote(work)
+            news = task.options(
+                name=f"{self._folder.name}: {pack.title}", **self._resources
+            ).remote(work)
             self._tasks.append(_Task(pack, news, log, result))
             console.print(f"Ray task, log {escape(str(relative_path(log)))}", soft_wrap=True)
 
@@ -256,7 +259,10 @@ class RayExecutor:
             return EndedPack(task.pack, 1, f"its Ray worker died ({task.died})")
         names = [job.name for job in task.pack.jobs if not job.record.is_finished()]
         self._lost.update(names)
-        most, limit = max((self._lost[name] for name in names), default=0), self._settings.lost_nodes
+        most, limit = (
+            max((self._lost[name] for name in names), default=0),
+            self._settings.lost_nodes,
+        )
         if most > limit:
             why = f"its node was lost, {most} times by now"
             return EndedPack(task.pack, 1, f"{why} (hydra.launcher.executor.lost_nodes={limit})")

@@ -51,9 +51,7 @@ def run_pack(work: PackWork) -> Iterator[PackNews]:
     log = Path(work.log)
     # the interpreter of the worker: its node may have it in another place
     command = (sys.executable, *work.command[1:])
-    process = GuardedProcess(
-        command, log, Path(work.result), _environment(work), Path(work.folder)
-    )
+    process = GuardedProcess(command, log, Path(work.result), _environment(work), Path(work.folder))
     yield PackNews(host=host)
     with log.open("rb") as stream:
         rest = b""
