@@ -61,6 +61,7 @@ class GuardedProcess:
         if self._code is None and select.select([self._socket], [], [], seconds)[0]:
             # nothing: the guard was killed, and its child with it
             self._code = int(self._socket.recv(16) or -signal.SIGKILL)
+            self._socket.close()
         return self._code
 
     def end(self) -> int:
@@ -69,7 +70,6 @@ class GuardedProcess:
             self._socket.shutdown(socket.SHUT_WR)
         while (code := self.poll(1.0)) is None:
             pass
-        self._socket.close()
         return code
 
 
