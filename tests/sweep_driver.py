@@ -1,6 +1,5 @@
 """The command of a sweep in a process of its own, and what it starts."""
 
-import os
 import subprocess
 import sys
 import time

@@ -1,12 +1,13 @@
 """Sweeps over a real Ray of this machine: equal to local ones, whatever dies in between."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,52 +110,94 @@ def test_ctrl_c_saves_the_jobs(tmp_path: Path) -> None:
         assert list((tmp_path / "ray" / job / "checkpoints").glob("*.ckpt"))
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start nodes of a Ray cluster; ``nodes.address`` is where the first one answers."""
-    environment = {
-        **os.environ,
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0" * 32,
-    }
-    started = []
+# lets nodes be at the loopback address, which `ray start` replaces by that of the machine
+NODE = """
+import ray._private.services as services
+services.get_node_ip_address = lambda address=None: "127.0.0.1"
+from ray.scripts.scripts import main
+main()
+"""
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
 
-    def start(*options: str) -> subprocess.Popen[bytes]:
-        ports = []
-        for _ in range(4):
-            with socket.socket() as one:
-                one.bind(("127.0.0.1", 0))
-                ports.append(one.getsockname()[1])
+
+class Nodes:
+    """The nodes of a Ray cluster on the loopback address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.temporary = folder, Path("/tmp") / f"rn{os.getpid()}"
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
         names = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
-        log = tmp_path / f"node{len(started)}.log"
+        names = (*names, "metrics-export")
+        ports = [f"--{n}-port={p}" for n, p in zip(names, free_ports(4), strict=True)]
+        log = self.folder / f"node{len(self.started)}.log"
+        place = f"--address={self.address}"
+        if not self.started:
+            port = self.address.partition(":")[2]
+            options = (*options, f"--temp-dir={self.temporary}", "--include-dashboard=false")
+            place = f"--head --port={port}"
         with log.open("w") as output:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
-                    *("--num-cpus=1", f"--object-store-memory={80 * 2**20}", *options),
-                    *(
-                        f"--{n}-port={p}"
-                        for n, p in zip((*names, "metrics-export"), ports, strict=False)
-                    ),
-                    f"--metrics-export-port={ports[3]}",
+                    *(sys.executable, "-c", NODE, "start", "--block", *place.split()),
+                    *("--node-ip-address=127.0.0.1", f"--object-store-memory={80 * 2**20}"),
+                    *(*options, *ports),
                 ],
-                env=environment,
+                env={**os.environ, **TOKEN, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300"},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        started.append(process)
+        self.started.append(process)
         deadline = time.monotonic() + 300
         while "Ray runtime started" not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.2)
         assert "Ray runtime started" in log.read_text(), log.read_text()
         return process
 
-    yield start
-    for process in reversed(started):
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    nodes = Nodes(tmp_path)
+    nodes.start("--num-cpus=0")
+    yield nodes
+    for process in reversed(nodes.started):
         process.terminate()
-    for process in started:
+    for process in nodes.started:
         process.wait(60)
+    shutil.rmtree(nodes.temporary, ignore_errors=True)
+
+
+def test_a_pack_whose_node_is_lost_is_begun_again_on_another(tmp_path: Path, nodes: Nodes) -> None:
+    """No job has a retry, and none is used up."""
+    spot = ("--num-cpus=1", '--resources={"spot":1}')
+    words = (*RUN, "trainer.max_epochs=6", "seed=0,1", "hydra.launcher.retries=0")
+    words = (*words, "hydra.launcher.pack_size=2")
+    node = nodes.start(*spot)
+    own = (f"hydra.launcher.executor.address={nodes.address}",)
+    own = (*own, "+hydra.launcher.executor.resources.spot=1", RAY[0])
+    variables = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "WANDB_API_KEY": CANARY, **TOKEN}
+    driver = Driver(tmp_path / "ray", *words, *own, **variables)
+    driver.until(lambda: driver.steps(0) > 3 and driver.steps(1) > 3)
+    os.killpg(node.pid, signal.SIGKILL)
+    nodes.start(*spot)
+    text = driver.end()
+    assert "lost its node (1 of 20); begun again" in text
+    assert "packs do not get WANDB_API_KEY" in text
+    local = Driver(tmp_path / "local", *words)
+    local.end()
+    assert_same_sweep(driver.folder, local.folder)
+    stored = [f for place in (driver.folder, nodes.temporary) for f in place.rglob("*")]
+    assert not [f for f in stored if f.is_file() and CANARY.encode() in f.read_bytes()]

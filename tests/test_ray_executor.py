@@ -356,7 +356,7 @@ def test_a_worker_runs_the_pack_with_its_own_interpreter(
     played: PlayedRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", CANARY)
-    played.get_gpu_ids = lambda: []  # type: ignore[attr-defined]
+    played.get_gpu_ids = list  # type: ignore[attr-defined]
     code = (
         "import os, sys; e = os.environ; print(e['A'], 'RAY_AUTH_TOKEN' in e, os.getcwd());"
         " print([e['CUDA_VISIBLE_DEVICES']], end=''); sys.exit(4)"
