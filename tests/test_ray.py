@@ -45,8 +45,8 @@ def ray_workers(driver: Driver) -> list[int]:
 
 def test_halving_over_ray_equals_local_with_a_worker_and_a_pack_killed(tmp_path: Path) -> None:
     words = (
-        *(*RUN, "trainer.max_epochs=8", "optimizer.lr=1e-4,1e-3,1e-2,3e-2", "adapter.r=2,4,8"),
-        "hydra.launcher.halving.min_steps=18",
+        *(*RUN, "trainer.max_epochs=4", "optimizer.lr=1e-4,1e-3,1e-2,3e-2", "adapter.r=2,4,8"),
+        "hydra.launcher.halving.min_steps=9",
     )
     temporary = Path("/tmp") / f"rt{os.getpid()}"  # Ray's sockets have short paths
     temporary.mkdir()
@@ -56,14 +56,14 @@ def test_halving_over_ray_equals_local_with_a_worker_and_a_pack_killed(tmp_path:
     stored = [file for file in temporary.rglob("*") if file.is_file()]
     assert stored and not [f for f in stored if CANARY.encode() in f.read_bytes()]
     os.kill(ray_workers(here)[0], signal.SIGKILL)
-    here.until(lambda: any(here.steps(n) > 20 for n in range(12)) and here.packs())
+    here.until(lambda: any(here.steps(n) > 10 for n in range(12)) and here.packs())
     os.kill(here.packs()[0], signal.SIGKILL)
     text = here.end()
     assert "its Ray worker died" in text and "killed by signal 9" in text
     assert text.count("tried again") == 2
     until_gone(here)
-    assert not list(temporary.iterdir())
-    temporary.rmdir()
+    assert not list(temporary.glob("ht-ray-*"))
+    shutil.rmtree(temporary)  # W&B leaves files of killed processes
     files = [file for file in here.folder.rglob("*") if file.is_file()]
     assert not [file for file in files if CANARY.encode() in file.read_bytes()]
 
@@ -81,10 +81,10 @@ def ranking(text: str) -> str:
 def test_a_killed_driver_leaves_nothing_running_and_the_same_command_resumes(
     tmp_path: Path,
 ) -> None:
-    words = (*RUN, "trainer.max_epochs=12", "seed=0,1", "trainer.checkpoint_minutes=null", *RAY)
+    words = (*RUN, "trainer.max_epochs=4", "seed=0,1", "trainer.checkpoint_minutes=null", *RAY)
     words = (*words, "hydra.launcher.pack_size=2")
     first = Driver(tmp_path / "ray", *words)
-    first.until(lambda: first.steps(0) > 5 and first.steps(1) > 5)
+    first.until(lambda: first.steps(0) > 3 and first.steps(1) > 3)
     first.process.kill()
     first.process.wait()
     until_gone(first)
@@ -92,7 +92,7 @@ def test_a_killed_driver_leaves_nothing_running_and_the_same_command_resumes(
     text = Driver(tmp_path / "ray", *words).end()
     assert "ranking" in text
     assert "resumed after step" in (tmp_path / "ray" / "0" / "run.log").read_text()
-    assert done > 5
+    assert done > 3
     local = Driver(tmp_path / "local", *words[: -len(RAY) - 1])
     local.end()
     assert_same_sweep(tmp_path / "ray", local.folder)
@@ -183,7 +183,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 def test_a_pack_whose_node_is_lost_is_begun_again_on_another(tmp_path: Path, nodes: Nodes) -> None:
     """No job has a retry, and none is used up."""
     spot = ("--num-cpus=1", '--resources={"spot":1}')
-    words = (*RUN, "trainer.max_epochs=6", "seed=0,1", "hydra.launcher.retries=0")
+    words = (*RUN, "trainer.max_epochs=4", "seed=0,1", "hydra.launcher.retries=0")
     words = (*words, "hydra.launcher.pack_size=2")
     node = nodes.start(*spot)
     own = (f"hydra.launcher.executor.address={nodes.address}",)

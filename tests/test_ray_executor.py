@@ -36,6 +36,10 @@ class WorkerCrashedError(RayError):
     pass
 
 
+class TaskCancelledError(RayError):
+    pass
+
+
 class NodeDiedError(RayError):
     pass
 
@@ -50,7 +54,10 @@ class PlayedRay(ModuleType):
     def __init__(self) -> None:
         super().__init__("ray")
         self.exceptions = SimpleNamespace(
-            RayError=RayError, NodeDiedError=NodeDiedError, RayTaskError=RayTaskError
+            RayError=RayError,
+            NodeDiedError=NodeDiedError,
+            RayTaskError=RayTaskError,
+            TaskCancelledError=TaskCancelledError,
         )
         self.script: list[list[object]] = []
         self.works: list[PackWork] = []

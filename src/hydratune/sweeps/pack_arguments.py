@@ -29,8 +29,8 @@ class PackArguments:
     options: PackOptions = field(default_factory=PackOptions)
     failed: tuple[str, ...] = ()  # names of jobs that have failed and only count in the halving
     monitor: str = LOSS  # ``trainer.monitor`` of the jobs, by which halving judges them
-    # id of the process that started the pack, which ends without it; 0: found out by the pack; None:
-    # the pack does not ask
+    # id of the process that started the pack, which ends without it; 0: found out by the pack;
+    # None: the pack is ended by others
     parent: int | None = None
     # by the job of a cluster that is queued again: the pack then saves its jobs and continues later
     is_requeued: bool = False

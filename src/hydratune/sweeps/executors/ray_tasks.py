@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from rich.text import Text
 from hydratune import extras
 from hydratune.console import console, relative_path, section
 from hydratune.errors import SweepError
-from hydratune.records.status import Outcome, Status
+from hydratune.records.status import Outcome, State, Status
+from hydratune.settings.monitor import Monitor
 from hydratune.settings.secrets import without_secrets
 from hydratune.sweeps.executor_options import RayOptions
 from hydratune.sweeps.executors.executor import EndedPack
@@ -29,6 +30,7 @@ from hydratune.sweeps.executors.ray_worker import PackNews, PackWork, run_pack, 
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK, PackArguments
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.progress_table import ProgressTable
 from hydratune.sweeps.stop_requests import stop_requests
 from hydratune.tracking.typed_command import environment_with_command
 
@@ -45,10 +47,17 @@ class _Task:
     news: Any  # the generator of what its task yields
     log: Path
     result: Path
+    progress: Path
     has_begun: bool = False
     died: str = ""  # how its worker has died
     is_node_lost: bool = False
+    is_cancelled: bool = False  # by somebody else
     deadline: float = 0.0  # by which a pack whose worker has died must have ended
+
+    def forget(self) -> None:
+        """Remove the files of its end and of its progress."""
+        for file in (self.result, self.progress):
+            file.unlink(missing_ok=True)
 
     @property
     def title(self) -> str:
@@ -70,13 +79,15 @@ class RayExecutor:
         self._folder, self._options, self._settings = folder, options, settings
         self._tasks: list[_Task] = []
         self._lost: Counter[str] = Counter()  # job -> how often its node was lost
-        self._cluster = RayCluster(settings)
-        try:
+        self._board: ProgressTable | None = None
+        with ExitStack() as stack:
+            stack.callback(RayCluster(settings).close)
             self._resources = self._resources_of_pack(jobs)
-        except BaseException:
-            self._cluster.close()
-            raise
-        self._variables = self._passed_variables()
+            self._variables = self._passed_variables()
+            if console.is_terminal:
+                monitor = Monitor.read(next(iter(jobs.values())).settings.trainer.monitor)
+                self._board = stack.enter_context(ProgressTable(folder, list(jobs), monitor))
+            self._closing = stack.pop_all()
 
     def free(self) -> int:
         return self._settings.at_once - len(self._tasks)
@@ -86,11 +97,9 @@ class RayExecutor:
 
     def close(self) -> None:
         """End the tasks that are left, and the connection."""
-        try:
+        with self._closing:
             if self._tasks:
                 self.cancel()
-        finally:
-            self._cluster.close()
 
     def submit(self, packs: Sequence[PlannedPack]) -> None:
         import ray
@@ -103,6 +112,7 @@ class RayExecutor:
                 (int(p.stem) for p in logs.glob("*.log") if p.stem.isdigit()), default=0
             )
             log, result = logs / f"{number}.log", logs / f"{number}.json"
+            progress = logs / f"{number}.progress.json"
             log.touch()
             work = PackWork(
                 tuple(self._command(pack)),
@@ -111,13 +121,14 @@ class RayExecutor:
                 str(result),
                 self._variables,
                 versions(),
+                "" if self._board is None else str(progress),
             )
             # Ray itself never starts a pack again: its jobs are counted here
             task = ray.remote(max_retries=0, num_returns="streaming")(run_pack)
             news = task.options(
                 name=f"{self._folder.name}: {pack.title}", **self._resources
             ).remote(work)
-            self._tasks.append(_Task(pack, news, log, result))
+            self._tasks.append(_Task(pack, news, log, result, progress))
             console.print(f"Ray task, log {escape(str(relative_path(log)))}", soft_wrap=True)
 
     def ended(self) -> Sequence[EndedPack]:
@@ -126,7 +137,8 @@ class RayExecutor:
             end = self._end_of(task)
             if end is not None:
                 self._tasks.remove(task)
-                task.result.unlink(missing_ok=True)
+                task.forget()
+                self._show_ends(task.pack)
                 ended.append(end)
         return ended
 
@@ -143,8 +155,16 @@ class RayExecutor:
             deadline = now + (_TIME_TO_LEAVE if self._has_begun(task) else _TIME_TO_BEGIN)
             while read_result(task.result) is None and time.monotonic() < deadline:
                 time.sleep(0.1)
-            task.result.unlink(missing_ok=True)
+            task.forget()
         self._tasks = []
+
+    def _show_ends(self, pack: PlannedPack) -> None:
+        """Show on the terminal what became of jobs, also of those that were halved since."""
+        if self._board is None:
+            return
+        for job in pack.jobs:
+            if job.status.state in (State.finished, State.failed, State.stopped):
+                self._board.ended(job.name, job.status)
 
     def _command(self, pack: PlannedPack) -> Sequence[str]:
         threads = self._settings.cores or 1
@@ -222,6 +242,8 @@ class RayExecutor:
             if news.host:
                 task.has_begun = True
                 console.print(f"[dim]{escape(task.title)} runs on {escape(news.host)}")
+            if news.progress and self._board is not None:
+                self._board.take(news.progress)
             for line in news.lines:
                 console.print(Text(f"{task.title} | {line.rstrip()}"), soft_wrap=True)
             if news.code is not None:
@@ -238,6 +260,7 @@ class RayExecutor:
         lines = str(error).strip().splitlines()
         kind = type(error).__name__
         task.died = f"{kind}: {lines[0]}" if lines else kind
+        task.is_cancelled = isinstance(error, ray.exceptions.TaskCancelledError)
         task.is_node_lost = isinstance(error, ray.exceptions.NodeDiedError)
         seconds = _TIME_TO_LEAVE if self._has_begun(task) else _TIME_TO_BEGIN
         task.deadline = time.monotonic() + seconds
@@ -254,6 +277,8 @@ class RayExecutor:
             return None
         if code == 0:
             return EndedPack(task.pack, 0)
+        if task.is_cancelled:
+            return EndedPack(task.pack, 1, "its Ray task was cancelled", is_cancelled=True)
         self._continue_stopped(task.pack)
         if not task.is_node_lost:
             return EndedPack(task.pack, 1, f"its Ray worker died ({task.died})")

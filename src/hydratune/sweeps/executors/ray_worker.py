@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydratune.sweeps.executors.guard import GuardedProcess
+from hydratune.sweeps.progress_table import PROGRESS_VARIABLE
 
 _POLL = 0.5  # seconds between two looks at what the pack has printed
 
@@ -26,6 +27,7 @@ class PackWork(NamedTuple):
     result: str  # file for its exit code
     variables: dict[str, str]  # of the environment
     versions: str  # of the driver
+    progress: str = ""  # file for what the terminal of the driver shows; empty: it has none
 
 
 class PackNews(NamedTuple):
@@ -34,6 +36,7 @@ class PackNews(NamedTuple):
     lines: tuple[str, ...] = ()  # printed since the last time
     code: int | None = None  # exit code, once it has ended
     host: str = ""  # where it runs, once
+    progress: str = ""  # how far the jobs are, for the terminal of the driver
     problem: str = ""  # why it cannot be run there
 
 
@@ -54,16 +57,23 @@ def run_pack(work: PackWork) -> Iterator[PackNews]:
     process = GuardedProcess(command, log, Path(work.result), _environment(work), Path(work.folder))
     yield PackNews(host=host)
     with log.open("rb") as stream:
-        rest = b""
+        rest, shown = b"", ""
         while True:
             code = process.poll(_POLL)
             *lines, rest = (rest + stream.read()).split(b"\n")
             if code is not None and rest:
                 lines, rest = [*lines, rest], b""
-            if lines or code is not None:
-                yield PackNews(tuple(line.decode(errors="replace") for line in lines), code)
+            progress = _read(work.progress)
+            if lines or code is not None or progress != shown:
+                texts = tuple(line.decode(errors="replace") for line in lines)
+                yield PackNews(texts, code, progress="" if progress == shown else progress)
+                shown = progress
             if code is not None:
                 return
+
+
+def _read(file: str) -> str:
+    return Path(file).read_text("utf-8") if file and Path(file).is_file() else ""
 
 
 def _problem(work: PackWork) -> str:
@@ -85,4 +95,5 @@ def _environment(work: PackWork) -> dict[str, str]:
 
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     hidden = {} if ray.get_gpu_ids() else {"CUDA_VISIBLE_DEVICES": ""}
-    return {**own, **work.variables, **hidden}
+    stored = {PROGRESS_VARIABLE: work.progress} if work.progress else {}
+    return {**own, **work.variables, **hidden, **stored}
