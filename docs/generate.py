@@ -33,7 +33,7 @@ from hydratune.models.catalogue.structures import structures
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.reference import Setting, settings_of
 from hydratune.settings.registry import all_variants
-from hydratune.sweeps.executor_options import SlurmOptions
+from hydratune.sweeps.executor_options import RayOptions, SlurmOptions
 from hydratune.sweeps.options import PackOptions
 
 FOLDER = Path(__file__).parent / "reference" / "generated"
@@ -197,6 +197,9 @@ def _sweep_page() -> str:
         "## Slurm",
         "With `hydra/launcher/executor=slurm`: [laptop to cluster](../../howto/cluster.md).",
         _settings_table("hydra.launcher.executor.", SlurmOptions, settings_of(SlurmOptions)),
+        "## Ray",
+        "With `hydra/launcher/executor=ray`: [laptop to cluster](../../howto/cluster.md).",
+        _settings_table("hydra.launcher.executor.", RayOptions, settings_of(RayOptions)),
     ]
     for title, (chosen, kind) in sweepers.items():
         own = [s for s in settings_of(kind) if s.name != "params"]

@@ -20,7 +20,7 @@ from hydratune.overview.command import parse_options as parse_status_options
 from hydratune.settings.commands import COMMANDS, CommandConfig
 from hydratune.settings.reference import settings_of
 from hydratune.settings.registry import all_variants, typed
-from hydratune.sweeps.executor_options import SlurmOptions
+from hydratune.sweeps.executor_options import EXECUTORS
 from hydratune.sweeps.options import PackOptions
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +197,8 @@ def _names_of_settings() -> frozenset[str]:
     """Return the name of every setting of a group, of packs and of searches."""
     kinds = [(group, kind) for group, own in all_variants().items() for kind in own.values()]
     kinds += [("hydra.launcher", PackOptions), ("hydra.sweeper", OptunaSweeperConfig)]
-    kinds += [("hydra.sweeper", WandbSweeperConfig), ("hydra.launcher.executor", SlurmOptions)]
+    kinds += [("hydra.sweeper", WandbSweeperConfig)]
+    kinds += [("hydra.launcher.executor", kind) for kind in EXECUTORS.values()]
     return frozenset(f"{prefix}.{s.name}" for prefix, kind in kinds for s in settings_of(kind))
 
 

@@ -7,6 +7,7 @@ _WHEEL = "it needs a package index: test_wheel.py"
 _GGUF = "it needs a copy of llama.cpp's repository: test_export_gguf.py"
 _SERVER = "it needs a server that is installed: test_serve.py"
 _STUDY = "it needs the study of an earlier search: test_search_study.py"
+_RAY = "it needs a Ray cluster: test_ray_executor.py and test_ray.py"
 _SLURM = "it needs a Slurm cluster: test_executors.py and test_slurm.py"
 
 _PLAN = "test_plan.py and test_catalogue.py type the command, and read its message"
@@ -55,6 +56,15 @@ NOT_TYPED: dict[str, str] = {
             "composition.resolvers:product",
         ),
         "it says that a setting is refused: test_code_in_settings.py",
+    ),
+    **dict.fromkeys(
+        (
+            "sweeps.executor_options:RayOptions._problem",
+            "sweeps.executors.ray_cluster:RayCluster._connect",
+            "sweeps.executors.ray_tasks:RayExecutor._resources_of_pack",
+            "sweeps.executors.ray_worker:_problem",
+        ),
+        _RAY,
     ),
     "sweeps.job_checks:_uncomposed": "it says where to look, not what to type",
     **dict.fromkeys(

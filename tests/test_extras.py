@@ -18,6 +18,7 @@ from hydratune.data.quality import pii
 TESTS = Path(__file__).parent
 PROJECT = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
 FOR_DEVELOPERS = {"dev", "docs", "bench", "browser"}
+NOT_IN_ALL = {"ray"}  # 79 MB, for those who have a cluster
 Hydratune = Callable[..., tuple[int, str]]
 
 
@@ -63,7 +64,7 @@ def test_all_brings_every_extra_of_a_user() -> None:
     optional = PROJECT["optional-dependencies"]
     (everything,) = optional["all"]
     names = set(everything.partition("[")[2].rstrip("]").split(","))
-    assert names == optional.keys() - FOR_DEVELOPERS - {"all"}
+    assert names == optional.keys() - FOR_DEVELOPERS - NOT_IN_ALL - {"all"}
 
 
 def test_the_core_requires_no_optional_package() -> None:
@@ -94,6 +95,7 @@ SEARCH = ("-m", *SMALL, "optimizer.lr=interval(1e-4,1e-3)", "adapter.r=int(inter
         ("text_to_num", ["prepare", "model=tiny", "data.quality.ungrounded=error"]),
         ("py3langid", ["train", *SMALL, "evaluation.forgetting.measure=true"]),
         ("submitit", ["train", "-m", *SMALL, "seed=0,1", "hydra/launcher/executor=slurm"]),
+        ("ray", ["train", "-m", *SMALL, "seed=0,1", "hydra/launcher/executor=ray"]),
         ("optuna", ["train", *SEARCH, "hydra/sweeper=optuna"]),
         ("optuna", ["train", *SEARCH, "hydra/sweeper=random"]),
         ("cmaes", ["train", *SEARCH, "hydra/sweeper=optuna", "hydra.sweeper.sampler=cmaes"]),

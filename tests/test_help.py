@@ -13,7 +13,7 @@ from hydratune.settings.commands import COMMANDS
 from hydratune.settings.data import Overlength
 from hydratune.settings.reference import Setting, options_of, settings_of
 from hydratune.settings.registry import all_variants
-from hydratune.sweeps.executor_options import SlurmOptions
+from hydratune.sweeps.executor_options import RayOptions, SlurmOptions
 from hydratune.sweeps.options import PackOptions
 
 Command = Callable[..., tuple[int, str]]
@@ -54,6 +54,7 @@ def test_meanings_are_read_from_the_comments() -> None:
         *(kind for variants in all_variants().values() for kind in variants.values()),
         PackOptions,
         SlurmOptions,
+        RayOptions,
     ],
 )
 def test_every_setting_is_explained(kind: type) -> None:

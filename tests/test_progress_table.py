@@ -270,3 +270,22 @@ def test_the_last_line_of_plain_progress_has_the_last_numbers(
     with progress("training", 2) as ticker:  # one that ends before
         ticker.advance(1, 10, loss=2.0)
     assert not capfd.readouterr().out
+
+
+def test_what_a_pack_stores_is_shown_by_a_driver_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "progress.json"
+    monkeypatch.setattr(progress_tables, "_STORE_INTERVAL", 0.0)
+    monkeypatch.setenv(progress_tables.PROGRESS_VARIABLE, str(file))
+    there = ProgressTable(tmp_path, ["0", "1"])
+    there.began("0")
+    there.listener("0")(Stage("training", 3, 8, numbers={"loss": 2.5, "validation loss": 1.5}))
+    there.print_progress()
+    monkeypatch.delenv(progress_tables.PROGRESS_VARIABLE)
+    here = ProgressTable(tmp_path, ["0", "1", "2"])
+    here.take(file.read_text())
+    ours, theirs = here.lines["0"], there.lines["0"]
+    assert (ours.stage, ours.loss, ours.best) == (theirs.stage, 2.5, 1.5)
+    assert abs(ours.began - theirs.began) < 60 and ours.state == "running"
+    assert (here.lines["1"].began, here.lines["2"].state) == (0.0, "waiting")

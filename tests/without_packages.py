@@ -35,6 +35,7 @@ DISTRIBUTIONS = {  # not needed by training, generation and packs -> their modul
     "matplotlib": "matplotlib",
     "tensorboardX": "tensorboardX",
     "submitit": "submitit",
+    "ray": "ray",
     "trl": "trl",
 }
 

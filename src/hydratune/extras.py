@@ -42,6 +42,7 @@ PACKAGES = {  # module -> package
     "uvicorn": OptionalPackage("uvicorn", "serve"),
     "tensorboardX": OptionalPackage("tensorboardX", "tensorboard"),
     "submitit": OptionalPackage("submitit", "slurm"),
+    "ray": OptionalPackage("ray", "ray"),
     "prompt_toolkit": OptionalPackage("prompt-toolkit", "chat"),
 }
 

@@ -12,7 +12,7 @@ from hydratune.composition.resolvers import CONF, register, shipped_options
 from hydratune.settings.commands import COMMANDS
 from hydratune.settings.reference import Setting, settings_of
 from hydratune.settings.registry import all_variants, import_packages
-from hydratune.sweeps.executor_options import SlurmOptions
+from hydratune.sweeps.executor_options import EXECUTORS
 from hydratune.sweeps.options import PackOptions
 
 _VARIANT_FIELDS = ("method", "source", "kind")  # they name the option of a group, chosen by GROUP=
@@ -52,8 +52,9 @@ def _lines(command: str, summary: str, composed: DictConfig, width: int) -> Iter
     if command == "train":
         rows = _rows("hydra.launcher.", settings_of(PackOptions), DictConfig({}))
         yield from _section("settings of a sweep (-m)", rows, width)
-        rows = _rows("hydra.launcher.executor.", settings_of(SlurmOptions), DictConfig({}))
-        yield from _section("settings with hydra/launcher/executor=slurm", rows, width)
+        for name, kind in EXECUTORS.items():
+            rows = _rows("hydra.launcher.executor.", settings_of(kind), DictConfig({}))
+            yield from _section(f"settings with hydra/launcher/executor={name}", rows, width)
     yield from _section("flags", _FLAGS, width)
     broken = [(f"{problem.key}={problem.value}", problem.why) for problem in problems]
     yield from _section("packages that cannot be used", broken, width)

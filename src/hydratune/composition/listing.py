@@ -23,7 +23,7 @@ from hydratune.settings import packages
 from hydratune.settings.commands import COMMANDS, TrainConfig
 from hydratune.settings.reference import Setting, settings_of
 from hydratune.settings.registry import all_variants, typed
-from hydratune.sweeps.executor_options import EXECUTORS, SlurmOptions
+from hydratune.sweeps.executor_options import EXECUTORS
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import without_hydra
 
@@ -195,7 +195,8 @@ def _composed() -> DictConfig:
         composed = hydra.compose("train")
     OmegaConf.set_struct(composed, False)
     composed.hydra = {"launcher": OmegaConf.structured(PackOptions)}
-    composed.hydra.launcher.executor = OmegaConf.structured(SlurmOptions)  # has most settings
+    executors = [OmegaConf.to_container(OmegaConf.structured(kind)) for kind in EXECUTORS.values()]
+    composed.hydra.launcher.executor = OmegaConf.merge(*map(OmegaConf.create, executors))
     return composed
 
 

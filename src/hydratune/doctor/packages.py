@@ -25,6 +25,7 @@ EXTRAS = {  # extra -> what it brings
     "serve": "hydratune serve by transformers",
     "tensorboard": "tracking=tensorboard",
     "slurm": "hydra/launcher/executor=slurm",
+    "ray": "hydra/launcher/executor=ray",
     "chat": "history and line editing in hydratune chat",
 }
 _SHOWN = ("torch", "transformers", "peft", "lightning", "hydra-core", "wandb")

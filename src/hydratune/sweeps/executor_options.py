@@ -22,6 +22,9 @@ _OWN_PARAMETERS = (
 )
 
 
+_RAY_ADDRESS = re.compile(r"auto|[\w.\-\[\]:]+:\d+")  # ray:// is the client of machines outside
+
+
 @dataclass
 class ExecutorOptions:
     """Processes of this machine; what other executors change is in their own class."""
@@ -36,6 +39,13 @@ class ExecutorOptions:
     @property
     def outlives_driver(self) -> bool:
         """Whether packs continue when the command that started them has ended."""
+        return False
+
+    @property
+    def runs_alone_jobs(self) -> bool:
+        """Whether jobs that cannot share a process are run by the executor as well, and packs may
+        be begun again without another command.
+        """
         return False
 
     @property
@@ -87,6 +97,10 @@ class SlurmOptions(ExecutorOptions):
         return True
 
     @property
+    def runs_alone_jobs(self) -> bool:
+        return True
+
+    @property
     def cores(self) -> int | None:
         return self.cpus
 
@@ -122,6 +136,62 @@ class SlurmOptions(ExecutorOptions):
         return Problem(f"{_KEY}.{name}", getattr(self, name), why, fix)
 
 
+@dataclass
+class RayOptions(ExecutorOptions):
+    """Tasks of a Ray cluster that shares this machine's file system, or of this machine."""
+
+    _kind: str = "ray"
+    # host:port of a running cluster of which this machine is a node, or auto: the one that runs
+    # here; null: one is started on this machine for the sweep
+    address: str | None = None
+    num_cpus: float = 1.0  # cores of each pack
+    # GPUs of each pack, or a share of one, such as 0.5; null: one where the cluster has any, unless
+    # trainer.accelerator=cpu
+    num_gpus: float | None = None
+    # further resources of each pack, such as {spot: 1}
+    resources: dict[str, float] = field(default_factory=dict)
+    # packs that run at the same time, and that a sweep is divided into unless pack_size is set
+    at_once: int = 1
+    # how often a pack whose node was lost is begun again; hydra.launcher.retries counts crashes
+    lost_nodes: int = 20
+
+    @property
+    def runs_alone_jobs(self) -> bool:
+        return True
+
+    @property
+    def cores(self) -> int | None:
+        return max(1, int(self.num_cpus))
+
+    @property
+    def divides_into(self) -> int | None:
+        return self.at_once
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is wrong with the settings, and a package that is missing."""
+        yield from missing("ray", "hydra/launcher/executor", self._kind)
+        if self.num_cpus <= 0:
+            yield self._problem("num_cpus", "a pack needs a core", "set 1 or more")
+        if self.at_once < 1:
+            yield self._problem("at_once", "a pack has to run", "set 1 or more")
+        if self.lost_nodes < 0:
+            yield self._problem("lost_nodes", "it counts", "set 0 for never, or more")
+        gpus = self.num_gpus or 0.0
+        if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+            why = "a pack has a share of one GPU, or whole ones"
+            yield self._problem("num_gpus", why, "set 0.5, 1 or 2, or 0 for none")
+        for name, amount in self.resources.items():
+            if amount <= 0 or name in ("CPU", "GPU"):
+                why = "these are amounts of resources of the nodes' own, by their names"
+                yield self._problem("resources", why, "write them as in {spot: 1}")
+        if self.address is not None and not _RAY_ADDRESS.fullmatch(self.address):
+            why = "it is the address of a running cluster of which this machine is a node"
+            yield self._problem("address", why, "set auto, or host:port; or leave it out")
+
+    def _problem(self, name: str, why: str, fix: str) -> Problem:
+        return Problem(f"{_KEY}.{name}", getattr(self, name), why, fix)
+
+
 def refuse_not_waiting(options: ExecutorOptions, whose: str) -> None:
     """Raise ``ConfigError`` if a command is not to wait for results that it needs."""
     if not options.waits:
@@ -129,7 +199,11 @@ def refuse_not_waiting(options: ExecutorOptions, whose: str) -> None:
         refuse([Problem(f"{_KEY}.wait", "false", why, "leave it out")])
 
 
-EXECUTORS: Mapping[str, type[ExecutorOptions]] = {"local": ExecutorOptions, "slurm": SlurmOptions}
+EXECUTORS: Mapping[str, type[ExecutorOptions]] = {
+    "local": ExecutorOptions,
+    "slurm": SlurmOptions,
+    "ray": RayOptions,
+}
 
 
 def executor_options(values: Mapping[str, Any]) -> ExecutorOptions:

@@ -109,7 +109,7 @@ def _run_packs(sweep: _Sweep) -> PacksEnd:
     Where jobs alone are run by the executor as well, they are among them.
     """
     jobs, options, executor = sweep.jobs, sweep.options, sweep.executor
-    more = _alone_packs(sweep) if options.executor.outlives_driver else []
+    more = _alone_packs(sweep) if options.executor.runs_alone_jobs else []
     if sweep.has_rounds:
         busy = {job.name for pack in executor.running() for job in pack.jobs}
         groups = [[jobs[n] for n in numbers] for numbers in sweep.groups]
@@ -122,7 +122,7 @@ def _run_alone(sweep: _Sweep) -> PacksEnd:
     """Run the jobs that cannot share a process."""
     jobs = sweep.jobs
     alone = {n: why for n, why in sweep.division.alone.items() if n not in sweep.ended}
-    if sweep.options.executor.outlives_driver:
+    if sweep.options.executor.runs_alone_jobs:
         alone = {}  # they have been submitted with the packs
     for number in (number for numbers in sweep.division.packs for number in numbers):
         status = jobs[number].status
@@ -132,7 +132,7 @@ def _run_alone(sweep: _Sweep) -> PacksEnd:
     if not alone:
         return PacksEnd.over
     chosen = [job for number, job in enumerate(jobs) if number in alone]
-    if sweep.options.executor.outlives_driver:
+    if sweep.options.executor.runs_alone_jobs:
         packs = [_pack_of_one(sweep, job) for job in chosen]
         return run_packs(sweep.folder, packs, sweep.options, sweep.executor)
     run_one_by_one(sweep.context, chosen)
@@ -226,7 +226,7 @@ def _packs(sweep: _Sweep) -> list[PlannedPack]:
             continue
         members = numbers if options.is_halving else to_run
         jobs = [sweep.jobs[number] for number in members]
-        if options.executor.outlives_driver:
+        if options.executor.runs_alone_jobs:
             jobs = [_begun_anew(job, ()) for job in jobs]
         jobs_to_run = counted(len(to_run), "job")
         title = f"pack {count} of {len(divided)}: {jobs_to_run} on one base model"

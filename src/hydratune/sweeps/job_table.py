@@ -2,7 +2,8 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ _BEST = "best"  # its title names the metric
 _NUMBER_COLUMNS = ("", "step", "loss", _BEST, "tokens/s", "time")
 _WIDE_COLUMNS = ("state", "step", "tokens/s")  # not shown in a narrow terminal
 _LEAST_ROWS = 3
+_TIMES = ("began", "since", "trained")  # of a line; nothing, or 0: not yet
 
 
 @dataclass
@@ -70,6 +72,18 @@ class JobLine:
         """A number that is lower for a better job."""
         best = self.best or 0.0
         return best if self.monitor.lower else -best
+
+    def stored(self, now: float) -> dict[str, Any]:
+        """Return the line as plain values, for another process; times are ages at ``now``."""
+        values = {name: value for name, value in asdict(self).items() if name != "monitor"}
+        return {**values, **{name: now - values[name] for name in _TIMES if values[name]}}
+
+    @classmethod
+    def restored(cls, values: Mapping[str, Any], now: float, monitor: Monitor) -> "JobLine":
+        """Return the line of which ``stored`` made ``values``."""
+        times = {name: now - values[name] for name in _TIMES if values[name]}
+        stage = Stage(**values["stage"])
+        return cls(**{**values, **times, "stage": stage, "monitor": monitor})
 
     def seconds_left_in_stage(self, now: float) -> float | None:
         return self.stage.seconds_left(now - self.since)

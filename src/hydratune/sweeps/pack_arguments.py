@@ -29,7 +29,8 @@ class PackArguments:
     options: PackOptions = field(default_factory=PackOptions)
     failed: tuple[str, ...] = ()  # names of jobs that have failed and only count in the halving
     monitor: str = LOSS  # ``trainer.monitor`` of the jobs, by which halving judges them
-    # id of the process that started the pack, which ends without it; 0: found out by the pack
+    # id of the process that started the pack, which ends without it; 0: found out by the pack;
+    # None: the pack is ended by others
     parent: int | None = None
     # by the job of a cluster that is queued again: the pack then saves its jobs and continues later
     is_requeued: bool = False
@@ -44,7 +45,7 @@ class PackArguments:
         options: PackOptions,
         threads: int,
         *,
-        parent: int,
+        parent: int | None,
         is_requeued: bool = False,
     ) -> "PackArguments":
         """Return the arguments of the process that runs ``pack`` of the sweep in ``folder``."""

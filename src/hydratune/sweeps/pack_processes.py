@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from hydratune.experiment.lifecycle import write_hydra_files
 from hydratune.records.files import write_text
 from hydratune.records.status import Outcome, State, Status
-from hydratune.sweeps.executor_options import SlurmOptions
+from hydratune.sweeps.executor_options import RayOptions, SlurmOptions
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.executors.local import LocalExecutor
 from hydratune.sweeps.options import PackOptions
@@ -42,6 +42,10 @@ def create_executor(
         from hydratune.sweeps.executors.slurm import SlurmExecutor  # imports an optional package
 
         return SlurmExecutor(folder, options, options.executor, jobs)
+    if isinstance(options.executor, RayOptions):
+        from hydratune.sweeps.executors.ray_tasks import RayExecutor  # imports an optional package
+
+        return RayExecutor(folder, options, options.executor, jobs)
     return LocalExecutor(folder, options, gpus)
 
 

@@ -2,6 +2,8 @@
 output is not a terminal.
 """
 
+import json
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from hydratune.console import Stage, StageListener, console
+from hydratune.records.files import write_json
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State, Status
@@ -22,6 +25,8 @@ from hydratune.settings.monitor import Monitor
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.job_table import JobLine, choose, describe, span, summary, table
 
+PROGRESS_VARIABLE = "HYDRATUNE_PROGRESS"  # file for what a driver elsewhere shows
+_STORE_INTERVAL = 2.0  # seconds between two such files
 _PLAIN_INTERVAL = 30.0  # seconds between two lines where there is no terminal
 _LONGEST_REASON = 160  # characters; the table at the end and status.json have all of it
 _OTHER_LINES = 7  # lines of the terminal that are not rows of the table
@@ -42,7 +47,8 @@ class ProgressTable:
         self._live: Live | None = None
         if console.is_terminal:
             self._live = Live(get_renderable=self.view, console=console, refresh_per_second=2)
-        self._printed_at = time.monotonic()
+        self._printed_at = self._stored_at = time.monotonic()
+        self._file = os.environ.get(PROGRESS_VARIABLE)
 
     def __enter__(self) -> "ProgressTable":
         if self._live is not None:
@@ -103,7 +109,13 @@ class ProgressTable:
                 console.print(escape(f"job {name} ({line.settings}) {end}"), soft_wrap=True)
 
     def print_progress(self) -> None:
-        """Print all jobs in one line, now and then, where there is no terminal."""
+        """Print all jobs in one line, now and then, where there is no terminal.
+
+        Where a driver elsewhere has one, they are stored for it instead.
+        """
+        if self._file is not None:
+            self._store(Path(self._file))
+            return
         if self._live is not None or time.monotonic() - self._printed_at < _PLAIN_INTERVAL:
             return
         self._printed_at = time.monotonic()
@@ -113,6 +125,22 @@ class ProgressTable:
             ]
             text = "; ".join([summary(self.lines, self._printed_at), *running])
             console.print(escape(text), soft_wrap=True)
+
+    def _store(self, file: Path) -> None:
+        now = time.monotonic()
+        if now - self._stored_at < _STORE_INTERVAL:
+            return
+        self._stored_at = now
+        with self._lock:
+            lines = {name: line.stored(now) for name, line in self.lines.items()}
+        write_json(file, lines)
+
+    def take(self, text: str) -> None:
+        """Show what the process of a pack has stored."""
+        now = time.monotonic()
+        with self._lock:
+            for name, values in json.loads(text).items():
+                self.lines[name] = JobLine.restored(values, now, self.monitor)
 
     def view(self) -> Group:
         """Return what the terminal shows now."""
