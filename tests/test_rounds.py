@@ -80,6 +80,30 @@ def test_a_winner_that_fails_is_replaced_in_the_next_round(tmp_path: Path) -> No
     assert steps == {"a": 9, "b": 1, "c": 9}
 
 
+def test_jobs_that_were_stopped_at_a_rung_are_judged_by_every_later_round(tmp_path: Path) -> None:
+    """A pack of the round was cancelled; the same command continues."""
+    halving, composed = HalvingOptions(1), OmegaConf.create({"hydra": {}})
+    jobs = [
+        PlannedJob(SweepJob(name, (), {}), RunDirectory(tmp_path / name), compose(), composed)
+        for name in "abc"
+    ]
+
+    def reach(job: PlannedJob, loss: float) -> None:
+        job.record.checkpoints.mkdir(parents=True, exist_ok=True)
+        job.record.last_checkpoint.touch()
+        job.record.start(resumed=True)
+        job.record.change_status(lambda status: status.report(Rung(1, loss)))
+
+    reach(jobs[0], 0.1)
+    jobs[0].record.end(State.stopped, "a pack of its round was cancelled")
+    assert judge(jobs, halving, is_first=True) == {"b": 0, "c": 0}
+    for job in jobs[1:]:
+        reach(job, 0.5)
+        job.record.change_status(Status.pause)
+    assert judge(jobs, halving, is_first=False) == {"a": 1}
+    assert all(job.status.halved for job in jobs[1:])
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("packs_here")
 def test_a_sweep_in_several_packs_equals_one_in_a_single_pack(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from hydratune.settings.secrets import without_secrets
 from hydratune.sweeps.executors.slurm_job import PackJob, result_file
+from hydratune.sweeps.pack_context import signals_kept_from_children
 
 SAVES = """
 import os, signal, sys, time
@@ -55,6 +57,20 @@ def test_a_process_that_is_killed_is_reported(
     PackJob([sys.executable, "-S", "-c", code], str(tmp_path))()
     signal.signal(signal.SIGTERM, before)
     assert json.loads(result_file(tmp_path, "7").read_text()) == {"code": -9}
+
+
+def test_a_process_that_a_run_needs_at_its_end_outlives_the_signal() -> None:
+    """Slurm signals all processes of a job. W&B's would be gone when a run saves its work."""
+    code = "import time; print(flush=True); time.sleep(60)"
+    with signals_kept_from_children():
+        kept = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
+    ended = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
+    with kept, ended:
+        for process in (kept, ended):
+            assert process.stdout is not None and process.stdout.readline()
+            process.terminate()
+        assert ended.wait(20) == -signal.SIGTERM and kept.poll() is None
+        kept.kill()
 
 
 def test_variables_with_secrets_are_left_out() -> None:

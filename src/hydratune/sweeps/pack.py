@@ -75,6 +75,7 @@ def run(arguments: PackArguments) -> None:
         scheduler = create_scheduler(arguments, records, resources, progress_table)
         watch = Watch(arguments.options.patience, progress_table.seen, resources.leave)
         pack = Pack(arguments, records, resources, scheduler, watch, progress_table, logs)
+        resources.signals_reach_all = arguments.is_requeued
         _leave_on_signals(resources, is_requeued=arguments.is_requeued)
         threads = JobThreads(pack)
         threads.run_all()

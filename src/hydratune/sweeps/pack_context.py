@@ -1,10 +1,11 @@
 """The ``RunContext`` of a job of a pack: resources, compute and schedule that the jobs share."""
 
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from torch import nn
@@ -62,8 +63,23 @@ class JobResources(SingleRunResources):
         trackers: dict[str, Made] = self._resources.trackers  # type: ignore[assignment]  # one type
         is_new = self._heartbeat.name not in trackers
         if is_new:
-            trackers[self._heartbeat.name] = start()
+            with (
+                signals_kept_from_children() if self._resources.signals_reach_all else nullcontext()
+            ):
+                trackers[self._heartbeat.name] = start()
         return trackers[self._heartbeat.name], is_new
+
+
+@contextmanager
+def signals_kept_from_children() -> Iterator[None]:
+    """Block the signals of a cluster in this thread, and so in the processes that it starts inside
+    the block: a run that is told to leave still needs them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class JobCompute:

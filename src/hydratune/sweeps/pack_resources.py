@@ -46,6 +46,8 @@ class PackResources:
         self.leave = threading.Event()  # set when the whole pack is to leave at once
         # set when it is to leave, but jobs in training after a step, with a checkpoint
         self.leave_after_step = threading.Event()
+        # whether a cluster ends all processes of the pack by a signal, those of W&B as well
+        self.signals_reach_all = False
         self.trackers: dict[str, Tracker] = {}  # by the name of the job
         self.begun: set[str] = set()  # names of jobs that were begun in this process
         # by the name of a job: set when this job alone is to leave

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydratune.console import console
-from hydratune.records.status import Outcome, State
+from hydratune.records.status import Outcome, State, Status
 from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.halving import HalvingScheduler
@@ -88,6 +88,12 @@ def judge(
     Jobs that are not are halved. ``is_first``: jobs that failed or were stopped in earlier commands
     are tried again.
     """
+    if is_first:
+        for job in group:
+            if (
+                job.status.outcome in _ENDED
+            ):  # so that no later round takes it for one of this sweep
+                job.record.change_status(_paused if _has_rung(job) else Status.wait)
     records = {job.name: job.record for job in group}
     monitor = Monitor.read(halving.metric or group[0].settings.trainer.monitor)
     scheduler = HalvingScheduler(
@@ -97,16 +103,21 @@ def judge(
         monitor=monitor,
     )
     failed = [
-        job.name
-        for job in group
-        if job.status.outcome is Outcome.cannot_share_pack
-        or (job.status.outcome in _ENDED and not is_first)
+        job.name for job in group if job.status.outcome in (*_ENDED, Outcome.cannot_share_pack)
     ]
     restore(scheduler, records, failed)
     names = scheduler.decide()
     return {
-        name: len(records[name].read_status().rungs)
-        if records[name].checkpoint_to_resume() is not None
-        else 0
-        for name in names
+        job.name: len(job.status.rungs) if _has_rung(job) else 0
+        for job in group
+        if job.name in names
     }
+
+
+def _has_rung(job: PlannedJob) -> bool:
+    """Return whether a job that has not finished can be resumed at a rung that it has reached."""
+    return bool(job.status.rungs) and job.record.checkpoint_to_resume() is not None
+
+
+def _paused(status: Status) -> Status:
+    return status.wait().pause()

@@ -68,6 +68,7 @@ class SlurmExecutor:
         self._infos: Mapping[str, JobInfo] = {}
         self._asked = self._answered = time.monotonic()
         self._news = JobNews(jobs.values())
+        self._has_said_hidden = False  # which variables jobs do not get
         if self._submitted:
             console.print(f"submitted before: Slurm {_listed(self._submitted)}", soft_wrap=True)
             self._asked = -_POLL
@@ -90,6 +91,7 @@ class SlurmExecutor:
         executor = submitit.SlurmExecutor(self._logs, max_num_timeout=self._settings.time_limits)
         executor.update_parameters(**self._parameters())
         try:
+            self._say_hidden()
             with _environment_of_jobs():
                 jobs = executor.submit_array(work)
         except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
@@ -148,6 +150,17 @@ class SlurmExecutor:
             self._folder, pack, self._options, threads, parent=0, is_requeued=True
         )
         return pack.command or arguments.command()
+
+    def _say_hidden(self) -> None:
+        """Name once the variables that jobs do not get."""
+        hidden = sorted(os.environ.keys() - without_secrets(os.environ).keys())
+        if hidden and not self._has_said_hidden:
+            console.print(
+                f"[yellow]jobs do not get {', '.join(hidden)}: Slurm would store them; a line of"
+                " hydra.launcher.executor.setup can read them from a file of yours",
+                soft_wrap=True,
+            )
+        self._has_said_hidden = True
 
     def _parameters(self) -> dict[str, object]:
         """Return what submitit writes into the file for sbatch."""
@@ -226,12 +239,6 @@ def _environment_of_jobs() -> Iterator[None]:
         for name, value in environment_with_command(without_secrets(before)).items()
         if not name.startswith("SLURM_") or name == "SLURM_CONF"
     }
-    if hidden := sorted(before.keys() - without_secrets(before).keys()):
-        console.print(
-            f"[yellow]jobs do not get {', '.join(hidden)}: Slurm would store them; a line of"
-            " hydra.launcher.executor.setup can read them from a file of yours",
-            soft_wrap=True,
-        )
     os.environ.clear()
     os.environ.update(kept)
     try:
