@@ -344,7 +344,7 @@ def test_halving_keeps_the_job_with_the_highest_metric_and_equal_ones_by_their_l
 
 def test_no_thread_waits_when_the_pack_ends() -> None:
     was_asked = threading.Event()
-    scheduler = HalvingScheduler(["a"], HalvingOptions(1), was_asked)
+    scheduler = HalvingScheduler(["a"], HalvingOptions(1), was_asked.is_set)
     assert scheduler.next_job() == "a"
     threading.Timer(0.2, was_asked.set).start()
     assert scheduler.next_job() is None

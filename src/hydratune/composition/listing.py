@@ -194,9 +194,12 @@ def _composed() -> DictConfig:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         composed = hydra.compose("train")
     OmegaConf.set_struct(composed, False)
-    composed.hydra = {"launcher": OmegaConf.structured(PackOptions)}
-    executors = [OmegaConf.to_container(OmegaConf.structured(kind)) for kind in EXECUTORS.values()]
-    composed.hydra.launcher.executor = OmegaConf.merge(*map(OmegaConf.create, executors))
+    launcher, *executors = (
+        OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(kind)))
+        for kind in (PackOptions, *EXECUTORS.values())
+    )
+    launcher.executor = OmegaConf.merge(*executors)
+    composed.hydra = {"launcher": launcher}
     return composed
 
 

@@ -65,8 +65,8 @@ def run_name(name: str | None, data: str) -> str:
     if not _NAME.fullmatch(name) or ".." in name or reserved:
         why = "the name becomes a folder under outputs/ and must stay there"
         fix = "use letters, digits, '.', '_', '-' only; to choose a place, set hydra.run.dir=DIR"
-        if reserved:
-            why, fix = "Windows has no folder of this name", f"set name={name.rstrip('.')}-1"
+        if reserved and _NAME.fullmatch(name) and ".." not in name:
+            why, fix = "Windows has no folder of this name", f"set name=run-{name.rstrip('.')}"
         raise ConfigError([Problem("name", name, why, fix)])
     return name
 
