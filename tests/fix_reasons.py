@@ -6,6 +6,7 @@ _PACKAGE = "the part of a package is to be corrected or installed: test_extendin
 _WHEEL = "it needs a package index: test_wheel.py"
 _GGUF = "it needs a copy of llama.cpp's repository: test_export_gguf.py"
 _SERVER = "it needs a server that is installed: test_serve.py"
+_ATTACK = "it is an attack, to be left out: test_code_in_settings.py and test_markup.py type it"
 _STUDY = "it needs the study of an earlier search: test_search_study.py"
 _RAY = "it needs a Ray cluster: test_ray_executor.py and test_ray.py"
 _SLURM = "it needs a Slurm cluster: test_executors.py and test_slurm.py"
@@ -169,6 +170,16 @@ NOT_TYPED: dict[str, str] = {
     "evaluation.code_scores:_Judge.__init__": "needs a user who may not start Python",
     "evaluation.harness:check": "lm-eval reads its thousands of task files: test_harness.py",
     "experiment.finished_run:load_settings": "the fix is another version, or a package",
+    **dict.fromkeys(
+        (
+            "composition.arguments:check_settings",
+            "composition.code_paths:_named_code",
+            "composition.code_paths:_refuse_package",
+            "composition.code_paths:code_problems",
+            "composition.resolvers:product",
+        ),
+        _ATTACK,
+    ),
     "experiment.lifecycle:execute": "needs hydra.mode, which the tests of commands leave out",
     "models.loading:prepare_model": "the fix is another architecture: test_architectures.py",
     "records.run_directory:alone": "needs a second process in the folder",

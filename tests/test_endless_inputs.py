@@ -1,6 +1,7 @@
 """Schemas and templates that take too long or never end are refused with one message."""
 
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -251,3 +252,20 @@ def test_a_schema_without_patterns_that_takes_too_long_is_refused(
         and "data.schema_file = wide.json" in output
     )
     assert "simplify the schema" in output and "(a+)+" not in output
+
+
+def test_a_time_limit_whose_first_error_is_ignored_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finaliser:
+        def __del__(self) -> None:  # Python ignores what is raised in here
+            until = time.monotonic() + 5
+            while time.monotonic() < until:
+                pass
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda ignored: None)
+    monkeypatch.setattr(bounds, "_REPEATED", 0.1)
+    start = time.monotonic()
+    with pytest.raises(TooSlowError), time_limit(0.1):
+        Finaliser()
+        while time.monotonic() < start + 20:
+            pass
+    assert time.monotonic() < start + 10

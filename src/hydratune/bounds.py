@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from hydratune.errors import InputError
 
+_REPEATED = 1.0  # seconds between two alarms of the main thread
 _CHECK_INTERVAL = 0.25  # seconds between two checks of the time limits of other threads
 _MOST_NODES = 1_000_000  # of a YAML file with its aliases expanded
 _DEEPEST_YAML = 100  # levels; PyYAML and OmegaConf recurse once for each
@@ -30,9 +31,11 @@ class TooSlowError(Exception):
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise ``TooSlowError`` in the block after ``seconds``.
 
-    In the main thread SIGALRM does it, which also interrupts a regular expression. In other threads
-    the error is raised between two bytecode instructions, so it does not interrupt a long call of
-    a C library. If other code has already set the alarm of the main thread, there is no limit.
+    In the main thread SIGALRM does it, which also interrupts a regular expression; it comes again
+    every second, because Python ignores errors in finalisers and callbacks of the garbage
+    collector. In other threads the error is raised between two bytecode instructions, so it does
+    not interrupt a long call of a C library. If other code has already set the alarm of the main
+    thread, there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         with _WATCH.limit(seconds):
@@ -46,7 +49,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TooSlowError
 
     previous = signal.signal(signal.SIGALRM, raise_error)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _REPEATED)
     try:
         yield
     finally:

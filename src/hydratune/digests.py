@@ -56,7 +56,7 @@ def _read(index: Path) -> Digests:
         if content["format"] == _FORMAT:
             files = content["files"].items()
             return {str(name): [str(digest) for digest in digests] for name, digests in files}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise RunError(
         f"{index} is not readable: it was changed or cut; if it alone is damaged, {_remedy(index)}"

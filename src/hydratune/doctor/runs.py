@@ -107,7 +107,9 @@ def _command(run: Path) -> str:
 
     try:
         overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text("utf-8"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        overrides = None
+    if not isinstance(overrides, list):
         return f"type the command of the run again, with hydra.run.dir={shlex.quote(str(run))}"
-    kept = [str(o) for o in overrides or [] if not str(o).startswith("hydra.run.dir=")]
+    kept = [str(o) for o in overrides if not str(o).startswith("hydra.run.dir=")]
     return shlex.join(["hydratune", "train", *kept, f"hydra.run.dir={run}"])

@@ -36,6 +36,7 @@ from lightning.fabric.plugins.environments.lightning import (
     find_free_network_port,
 )
 from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # torch does not list it
 
 from hydratune.console import LineFormatter, print_error
 from hydratune.errors import HydratuneError, RunError
@@ -111,9 +112,7 @@ class OneMachineStrategy(DDPStrategy):
             size = self.world_size
             torch.distributed.init_process_group(
                 self._get_process_group_backend(),
-                store=torch.distributed.FileStore(  # type: ignore[attr-defined]  # of torch
-                    f"{os.environ[_MEETING]}/store", size
-                ),
+                store=FileStore(f"{os.environ[_MEETING]}/store", size),
                 rank=self.global_rank,
                 world_size=size,
                 timeout=self._timeout,
