@@ -101,6 +101,7 @@ class _OwnCluster:
         ]
         self._log = self._folder / "start.log"
         environment = {**os.environ, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(_TIME_TO_START))}
+        environment.pop("RAY_ADDRESS", None)  # of another cluster
         self._process = GuardedProcess(
             command, self._log, self._folder / "result.json", environment
         )
