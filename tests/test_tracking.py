@@ -33,6 +33,7 @@ from hydratune.tracking.typed_command import (
 from hydratune.tracking.wandb import _files_without_texts, never_fatal
 from hydratune.tracking.wandb_agent import AgentTrial
 from hydratune.tracking.wandb_baselines import split_baselines
+from hydratune.tracking.wandb_logger import guard
 
 pytestmark = pytest.mark.usefixtures("packs_here")
 
@@ -280,3 +281,26 @@ def test_names_that_wandb_refuses_are_refused_before_a_run(
     first = next(TrackingConfig(**settings).problems())
     assert why in first.why
     assert not list(TrackingConfig(mode=TrackingMode.disabled, **settings).problems())
+
+
+@pytest.mark.fault(
+    "W&B's own process dies while a run trains",
+    seen="a line that nothing more of the run is logged",
+    kept="the run, which continues; its directory has everything",
+)
+def test_a_run_outlives_the_process_of_the_client(capsys: pytest.CaptureFixture[str]) -> None:
+    class Logger:
+        calls = 0
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            self.calls += 1
+            if self.calls > 1:
+                raise ConnectionResetError("Connection lost")
+
+    logger, lost = Logger(), []
+    guarded: Any = guard(logger, lambda: lost.append(1))  # type: ignore[arg-type]
+    for step in range(5):
+        guarded.log_metrics({"loss": 1.0}, step=step)
+    assert logger.calls == 2 and lost == [1]
+    printed = capsys.readouterr().out
+    assert printed.count("nothing more of this run is logged (Connection lost)") == 1

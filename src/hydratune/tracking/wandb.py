@@ -40,6 +40,7 @@ from hydratune.tracking.wandb_baselines import (
     split_baselines,
     store_once,
 )
+from hydratune.tracking.wandb_logger import guard
 from hydratune.tracking.wandb_options import RunNames, run_options, without_texts
 from hydratune.wording import counted
 
@@ -99,7 +100,7 @@ class WandbTracker:
         from lightning.pytorch.loggers import WandbLogger
 
         self.run, self.config, self.names, self.settings = run, config, names, settings
-        self.logger = WandbLogger(experiment=run)
+        self.logger = guard(WandbLogger(experiment=run), self.mark_incomplete)
         self.id: str | None = run.id
         self.hint = f"wandb sync {self._shown_folder}" if run.offline else str(run.url or "")
         self.pages: Mapping[str, str] = _pages(run)
