@@ -34,7 +34,8 @@ def time_limit(seconds: float) -> Iterator[None]:
     In the main thread SIGALRM does it, which also interrupts a regular expression; it comes again
     every second, because Python ignores errors in finalisers and callbacks of the garbage
     collector. In other threads the error is raised between two bytecode instructions, so it does
-    not interrupt a long call of a C library. If other code has already set the alarm of the main thread, there is no limit.
+    not interrupt a long call of a C library. If other code has already set the alarm of the main
+    thread, there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         with _WATCH.limit(seconds):
