@@ -66,7 +66,7 @@ class AdapterFolder:
         """
         try:
             content = json.loads((self.path / BASE_FILE).read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(content, dict) or content.get("name") != self.base:
             return None
@@ -178,7 +178,7 @@ def _read(given: str, folder: Path, run: Path | None) -> AdapterFolder:
         raise ConfigError([Problem(KEY, given, damage, "bring it back, or give another adapter")])
     try:
         settings = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             [Problem(KEY, given, f"{file} cannot be read ({error})", _REPAIR)]
         ) from None
