@@ -19,9 +19,10 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 import hydratune
+
+sys.path.insert(0, str(Path(hydratune.__file__).parents[2] / "tests"))
+
 from fault_table import faults
 from hydra_plugins.hydratune_sweeper import OptunaSweeperConfig, WandbSweeperConfig
 from hydratune import cli, metric_table

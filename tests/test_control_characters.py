@@ -105,3 +105,12 @@ def test_a_traceback_has_no_control_characters(
     code, output = run_prepare(hydratune, "data.train=no\x1b[31m.jsonl")
     assert code == 2 and not control_characters(output)
     assert not control_characters(hydratune("pre\x1b[31mpare")[1])
+
+
+def test_nothing_is_logged_after_the_end(tmp_path: Path) -> None:
+    handler = console.LogFile(tmp_path / "run.log", encoding="utf-8")
+    record = logging.LogRecord("x", logging.INFO, __file__, 1, "text", None, None)
+    handler.handle(record)
+    handler.close()
+    handler.handle(record)
+    assert handler.stream is None and (tmp_path / "run.log").read_text() == "text\n"

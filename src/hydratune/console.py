@@ -74,6 +74,17 @@ class LineFormatter(logging.Formatter):
 class LogFile(logging.FileHandler):
     """The file run.log. A full disk costs lines of it, and neither the run nor the terminal."""
 
+    has_ended = False
+
+    def close(self) -> None:
+        self.has_ended = True
+        super().close()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; after the end none, for which Python's class would open the file again."""
+        if not self.has_ended:
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Drop a record that cannot be written."""
 
