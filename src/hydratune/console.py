@@ -81,7 +81,7 @@ class LogFile(logging.FileHandler):
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; after the end none, for which Python's class would open the file again."""
+        """Write a record; after the end none: the class would open the file again."""
         if not self.has_ended:
             super().emit(record)
 
