@@ -37,8 +37,8 @@ class Disk:
             pytest.skip(f"no file system can be mounted: {done.stderr.strip()}")
 
     def unmount(self) -> None:
-        # lazily: the log of the last run may still be open
-        subprocess.run(["umount", "-l", str(self.folder)], capture_output=True, check=True)
+        if self.folder.is_mount():  # lazily: the log of the last run may still be open
+            subprocess.run(["umount", "-l", str(self.folder)], capture_output=True, check=True)
 
 
 @pytest.fixture
