@@ -128,8 +128,7 @@ def test_choosing_by_a_test_metric_is_reported(hydratune: Command, tmp_path: Pat
     code, text = hydratune("compare", str(tmp_path), "metric=eval/exact_match")
     assert (
         code == 0
-        and "best: " in text
-        and f"{tmp_path}/b" in text
+        and "best: b  (" in text
         and "the score of the best is optimistically biased" in " ".join(text.split())
     )
 
@@ -169,12 +168,7 @@ def test_broken_runs_are_shown_and_never_best(hydratune: Command, tmp_path: Path
     write_run(tmp_path / "cut", loss=0.6, lr=6.0)
     (tmp_path / "cut" / "predictions.jsonl").write_text('{"id": "0", "sco')
     code, text = hydratune("compare", str(tmp_path))
-    assert (
-        code == 0
-        and "best: " in text
-        and f"{tmp_path}/good" in text
-        and text.count("unreadable") == 2
-    ), text
+    assert code == 0 and "best: good  (" in text and text.count("unreadable") == 2, text
     assert "not paired with the best: cut" in " ".join(text.split())
 
 

@@ -27,7 +27,7 @@ def end_of_sweep(folder: Path, names: Collection[str], *, best: bool = True) -> 
     """
     compared = compare([run for run in collect_runs([folder]) if run.path.name in names])
     for line in verdict(compared) if best else ():
-        console.print(escape(line.replace(f"{Path.cwd()}/", "")), soft_wrap=True)
+        console.print(escape(line), soft_wrap=True)
     for note in compared.notes:
         console.print(f"[yellow]note: {escape(note)}", soft_wrap=True)
     for table in tables(compared):

@@ -7,6 +7,7 @@ from hydratune.comparison.entries import Entry, score_of
 from hydratune.comparison.formatting import format_list, format_p
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import ONE_SEED, metric_key
+from hydratune.console import relative_path
 from hydratune.metric_format import (
     difference,
     difference_form,
@@ -86,7 +87,7 @@ def _best(compared: Comparison) -> str:
     of = f", the best of {count} that can be compared" if compared.set_aside else ""
     trained = _describe_best(compared, best)
     result = f"{trained}: {result}" if trained else result
-    return f"best: {best.finished[0].path}  ({result}{of}; {chosen})"
+    return f"best: {relative_path(best.finished[0].path)}  ({result}{of}; {chosen})"
 
 
 def _describe_best(compared: Comparison, best: Entry) -> str:
