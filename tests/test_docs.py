@@ -282,6 +282,9 @@ def built(docs: Path) -> Path:
             pytest.skip(f"{package} is not installed: make docs installs it")
     shutil.copytree(doc_pages.ROOT / "src", docs / "src", dirs_exist_ok=True)
     shutil.copytree(CONF, docs / "conf", dirs_exist_ok=True)
+    (docs / "tests").mkdir()
+    for file in (doc_pages.ROOT / "tests").glob("*.py"):  # whose marks are the page of faults
+        shutil.copy(file, docs / "tests")
     done = _sphinx(docs / "docs", docs / "html")
     assert done.returncode == 0, done.stderr
     return docs / "html"
