@@ -194,9 +194,10 @@ def _composed() -> DictConfig:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         composed = hydra.compose("train")
     OmegaConf.set_struct(composed, False)
-    composed.hydra = {"launcher": OmegaConf.structured(PackOptions)}
+    launcher = OmegaConf.to_container(OmegaConf.structured(PackOptions))
+    composed.hydra = {"launcher": launcher}
     executors = [OmegaConf.to_container(OmegaConf.structured(kind)) for kind in EXECUTORS.values()]
-    composed.hydra.launcher.executor = OmegaConf.merge(*map(OmegaConf.create, executors))
+    composed.hydra.launcher.executor = {k: v for own in executors for k, v in own.items()}
     return composed
 
 
