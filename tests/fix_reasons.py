@@ -39,8 +39,6 @@ NOT_TYPED: dict[str, str] = {
         (
             "sweeps.executor_options:RayOptions._problem",
             "sweeps.executors.ray_cluster:RayCluster._connect",
-            "sweeps.executors.ray_tasks:RayExecutor._resources_of_pack",
-            "sweeps.executors.ray_worker:_problem",
         ),
         _RAY,
     ),

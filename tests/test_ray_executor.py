@@ -411,9 +411,9 @@ def test_ray_of_this_machine_is_started_again_where_it_was_too_slow(
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")
     start = ray_cluster.GuardedProcess
 
-    def started(command: list[str], *others: Any) -> Any:
+    def started(command: list[str], *others: Any, **more: Any) -> Any:
         assert "--node-ip-address=127.0.0.1" in command
-        return start([str(script), *command[1:]], *others)
+        return start([str(script), *command[1:]], *others, **more)
 
     monkeypatch.setattr(ray_cluster, "GuardedProcess", started)
 

@@ -4,6 +4,7 @@ import difflib
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -196,8 +197,9 @@ def _composed() -> DictConfig:
     OmegaConf.set_struct(composed, False)
     launcher = OmegaConf.to_container(OmegaConf.structured(PackOptions))
     composed.hydra = {"launcher": launcher}
-    executors = [OmegaConf.to_container(OmegaConf.structured(kind)) for kind in EXECUTORS.values()]
-    composed.hydra.launcher.executor = {k: v for own in executors for k, v in own.items()}
+    composed.hydra.launcher.executor = {
+        name: value for kind in EXECUTORS.values() for name, value in asdict(kind()).items()
+    }
     return composed
 
 

@@ -6,7 +6,6 @@ of this process.
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -110,26 +109,34 @@ class _OwnCluster:
             *(f"--object-store-memory={_STORE}", f"--temp-dir={self._folder}"),
             *("--disable-usage-stats", "--log-color=false"),
         ]
-        self._log = self._folder / "start.log"
+        log = self._folder / "start.log"
+        log.touch()
+        self._output = log.open(encoding="utf-8", errors="replace")
         environment = {**os.environ, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(_TIME_TO_START))}
         environment.pop("RAY_ADDRESS", None)  # of another cluster
         self._process = GuardedProcess(
-            command, self._log, self._folder / "result.json", environment
+            command,
+            log,
+            self._folder / "result.json",
+            environment,
+            temporary=self._folder,
         )
 
     def address(self) -> str:
         """Wait until the cluster is there; return its address."""
-        deadline = time.monotonic() + _TIME_TO_START
-        while "Ray runtime started" not in self._log.read_text("utf-8", errors="replace"):
-            if self._process.poll(0.2) is not None or time.monotonic() > deadline:
-                lines = self._log.read_text("utf-8", errors="replace").split("\n")
-                why = next((line.strip() for line in reversed(lines) if line.strip()), "no reason")
-                raise SweepError(f"Ray did not start on this machine: {why}")
+        deadline, text = time.monotonic() + _TIME_TO_START, ""
+        while "Ray runtime started" not in text:
+            is_over = self._process.poll(0.2) is not None or time.monotonic() > deadline
+            text += self._output.read()
+            if is_over:
+                why = next((line for line in reversed(text.split("\n")) if line.strip()), "")
+                raise SweepError(f"Ray did not start on this machine: {why.strip()}")
         return f"{_LOOPBACK}:{self._port}"
 
     def close(self) -> None:
+        """End the cluster, which removes its folder, as it does if this process dies."""
         self._process.end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._output.close()
 
 
 @cache
