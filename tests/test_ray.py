@@ -83,11 +83,16 @@ def test_a_killed_driver_leaves_nothing_running_and_the_same_command_resumes(
 ) -> None:
     words = (*RUN, "trainer.max_epochs=4", "seed=0,1", "trainer.checkpoint_minutes=null", *RAY)
     words = (*words, "hydra.launcher.pack_size=2")
-    first = Driver(tmp_path / "ray", *words)
+    temporary = Path("/tmp") / f"rk{os.getpid()}"
+    temporary.mkdir()
+    first = Driver(tmp_path / "ray", *words, TMPDIR=str(temporary))
     first.until(lambda: first.steps(0) > 3 and first.steps(1) > 3)
+    assert list(temporary.glob("ht-ray-*"))
     first.process.kill()
     first.process.wait()
     until_gone(first)
+    assert not list(temporary.glob("ht-ray-*"))
+    shutil.rmtree(temporary)
     done = first.steps(0)
     text = Driver(tmp_path / "ray", *words).end()
     assert "ranking" in text

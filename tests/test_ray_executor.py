@@ -17,7 +17,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State
 from hydratune.records.sweep import SweepJob
 from hydratune.sweeps.executor_options import RayOptions
-from hydratune.sweeps.executors import ray_tasks, ray_worker
+from hydratune.sweeps.executors import ray_cluster, ray_tasks, ray_worker
 from hydratune.sweeps.executors.ray_worker import PackNews, PackWork, run_pack
 from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.options import PackOptions
@@ -379,3 +379,52 @@ def test_a_worker_that_cannot_run_the_pack_says_why(tmp_path: Path) -> None:
     assert "and the driver Python 2.7" in news.problem
     (news,) = run_pack(work(tmp_path, "", folder=str(tmp_path / "absent")))
     assert f"has no folder {tmp_path / 'absent'}" in news.problem
+
+
+# ----------------------------------------------------------------------- a cluster of this machine
+FAILS_ONCE = """
+import os, sys, time
+before = os.path.exists("{mark}")
+open("{mark}", "w").close()
+if not before or {always}:
+    print("Exception: timed out\\n")
+    sys.exit(1)
+print("Ray runtime started", *sys.argv[1:], flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_ray_of_this_machine_is_started_again_where_it_was_too_slow(
+    played: PlayedRay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    always: bool,
+) -> None:
+    script = tmp_path / "python"
+    code = FAILS_ONCE.format(mark=tmp_path / "mark", always=always)
+    script.write_text(f"#!{sys.executable} -S\n{code}")
+    script.chmod(0o755)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")
+    start = ray_cluster.GuardedProcess
+
+    def started(command: list[str], *others: Any, **more: Any) -> Any:
+        assert "--node-ip-address=127.0.0.1" in command
+        return start([str(script), *command[1:]], *others, **more)
+
+    monkeypatch.setattr(ray_cluster, "GuardedProcess", started)
+
+    if always:
+        with pytest.raises(SweepError, match="did not start on this machine: Exception: timed out"):
+            ray_cluster._start_own(RayOptions())
+    else:
+        cluster, address = ray_cluster._start_own(RayOptions())
+        assert address.startswith("127.0.0.1:") and os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        folder = cluster._folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        cluster.close()
+        assert not folder.exists()
+    assert capfd.readouterr().out.count("timed out; once more") == (2 if always else 1)

@@ -1,6 +1,6 @@
 """Ends a process together with the one that asked for it, but gives it time to save its work.
 
-    python guard.py DESCRIPTOR RESULT COMMAND...
+    python guard.py DESCRIPTOR RESULT FOLDER COMMAND...
 
 Ray kills a worker and the processes it started at once, whereas a pack has to save its jobs. So a
 pack is started by a process that is no child of the worker, and that hears through a socket when
@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,14 +37,17 @@ class GuardedProcess:
         result: Path,
         environment: Mapping[str, str],
         folder: Path | None = None,
+        temporary: Path | None = None,
     ) -> None:
         """Start ``command`` in ``folder``; its output is appended to ``log``.
 
         Its exit code is written into ``result`` as well, for those who outlive this process.
+        ``temporary``: a folder that is removed when it has ended.
         """
         self._socket, theirs = socket.socketpair()
         self._code: int | None = None
         guard = [sys.executable, "-I", "-S", __file__, str(theirs.fileno()), str(result)]
+        guard.append("" if temporary is None else str(temporary))
         with theirs, log.open("ab") as output:
             subprocess.run(
                 [*guard, *command],
@@ -83,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
     if os.fork():
         os._exit(0)  # the process that waits for this one goes on; the child has another parent now
     os.setsid()
-    descriptor, result, *command = arguments
+    descriptor, result, temporary, *command = arguments
     asker = socket.socket(fileno=int(descriptor))
     process = subprocess.Popen(command, preexec_fn=_die_with_parent, process_group=0)
     deadline = None
@@ -99,6 +103,8 @@ def main(arguments: Sequence[str]) -> None:
     if code < 0:  # what it had started has no parent now
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
+    if temporary:
+        shutil.rmtree(temporary, ignore_errors=True)
     part = Path(f"{result}.part")
     with suppress(OSError):  # the folder was removed
         part.write_text(json.dumps({"code": code}), encoding="utf-8")

@@ -6,7 +6,6 @@ of this process.
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -18,6 +17,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from rich.markup import escape
+
 from hydratune.console import console
 from hydratune.errors import SweepError
 from hydratune.sweeps.executor_options import RayOptions
@@ -25,6 +26,7 @@ from hydratune.sweeps.executors.guard import GuardedProcess
 
 _LOOPBACK = "127.0.0.1"
 _TIME_TO_START = 300.0  # seconds
+_STARTS = 3  # Ray gives its processes 30 seconds, which are too few on a busy machine
 _STORE = 80 * 2**20  # bytes of Ray's object store: a pack sends some lines of text
 _LONGEST_FOLDER = 40  # characters; those of a socket are limited to about 100
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
@@ -37,17 +39,14 @@ class RayCluster:
         """Connect to the cluster, or start one. Raises ``SweepError`` if that is impossible."""
         self._own: _OwnCluster | None = None
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # without it, Ray warns
-        if options.address is None:
-            self._own = _OwnCluster(options)
+        address = options.address
+        if address is None:
+            self._own, address = _start_own(options)
         try:
-            self._connect(options.address or self._own_address())
+            self._connect(address)
         except BaseException:
             self.close()
             raise
-
-    def _own_address(self) -> str:
-        assert self._own is not None
-        return self._own.address()
 
     def _connect(self, address: str) -> None:
         with _own_signal_handlers(), warnings.catch_warnings():
@@ -55,11 +54,7 @@ class RayCluster:
             import ray
 
             try:
-                ray.init(
-                    address,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
+                ray.init(address, log_to_driver=False, configure_logging=False)
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 text = " ".join(str(error).split()) or type(error).__name__
                 raise SweepError(
@@ -74,6 +69,21 @@ class RayCluster:
                 sys.modules["ray"].shutdown()
         if self._own is not None:
             self._own.close()
+
+
+def _start_own(options: RayOptions) -> "tuple[_OwnCluster, str]":
+    """Return a cluster of this machine and its address. Raises ``SweepError``."""
+    console.print("starting Ray on this machine", soft_wrap=True)
+    for tries in range(1, _STARTS + 1):
+        cluster = _OwnCluster(options)
+        try:
+            return cluster, cluster.address()
+        except BaseException as error:
+            cluster.close()
+            if not isinstance(error, SweepError) or tries == _STARTS:
+                raise
+            console.print(f"[yellow]{escape(str(error))}; once more", soft_wrap=True)
+    raise AssertionError
 
 
 class _OwnCluster:
@@ -99,27 +109,34 @@ class _OwnCluster:
             *(f"--object-store-memory={_STORE}", f"--temp-dir={self._folder}"),
             *("--disable-usage-stats", "--log-color=false"),
         ]
-        self._log = self._folder / "start.log"
+        log = self._folder / "start.log"
+        log.touch()
+        self._output = log.open(encoding="utf-8", errors="replace")
         environment = {**os.environ, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(_TIME_TO_START))}
         environment.pop("RAY_ADDRESS", None)  # of another cluster
         self._process = GuardedProcess(
-            command, self._log, self._folder / "result.json", environment
+            command,
+            log,
+            self._folder / "result.json",
+            environment,
+            temporary=self._folder,
         )
-        console.print("starting Ray on this machine", soft_wrap=True)
 
     def address(self) -> str:
         """Wait until the cluster is there; return its address."""
-        deadline = time.monotonic() + _TIME_TO_START
-        while "Ray runtime started" not in self._log.read_text("utf-8", errors="replace"):
-            if self._process.poll(0.2) is not None or time.monotonic() > deadline:
-                lines = self._log.read_text("utf-8", errors="replace").split("\n")
-                text = " ".join(" ".join(lines[-12:]).split())
-                raise SweepError(f"Ray did not start on this machine: {text}")
+        deadline, text = time.monotonic() + _TIME_TO_START, ""
+        while "Ray runtime started" not in text:
+            is_over = self._process.poll(0.2) is not None or time.monotonic() > deadline
+            text += self._output.read()
+            if is_over:
+                why = next((line for line in reversed(text.split("\n")) if line.strip()), "")
+                raise SweepError(f"Ray did not start on this machine: {why.strip()}")
         return f"{_LOOPBACK}:{self._port}"
 
     def close(self) -> None:
+        """End the cluster, which removes its folder, as it does if this process dies."""
         self._process.end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._output.close()
 
 
 @cache
