@@ -252,7 +252,7 @@ def test_cancelled_packs_are_forgotten(played: Path, tmp_path: Path, settings: A
     (played / "states").write_text("7_0|RUNNING|n1\n7_1|RUNNING|n2\n")
     executor.cancel()
     assert (played / "cancelled").read_text() == "7_0 7_1\n" and executor.running() == []
-    assert not submitted.submitted_names(tmp_path / "sweep")
+    assert not submitted.submitted_ids(tmp_path / "sweep")
 
 
 # -------------------------------------------------------------------------------- whole commands
@@ -371,7 +371,7 @@ def test_packs_of_other_jobs_are_not_picked_up(tmp_path: Path, settings: Any) ->
     assert read_submitted(tmp_path / "sweep", {job.name: job for job in jobs}) == items
     assert read_submitted(tmp_path / "sweep", {job.name: job for job in jobs[:3]}) == items[:1]
     submitted.forget_submitted(tmp_path / "sweep", ["0"])
-    assert submitted.submitted_names(tmp_path / "sweep") == {"2", "3"}
+    assert submitted.submitted_ids(tmp_path / "sweep").keys() == {"2", "3"}
 
 
 def test_settings_of_a_pack_stay_until_it_has_ended(

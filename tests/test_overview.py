@@ -300,7 +300,7 @@ def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
     started: list[list[str]] = []
     monkeypatch.setattr(added_jobs.subprocess, "Popen", started.append)
     monkeypatch.setattr(added_jobs, "wait", lambda _: 0)
-    assert added_jobs.run_waiting(grid)
+    assert added_jobs.run_waiting(grid) == [0]
     assert started[0][2:] == ["hydratune", "add", str(grid), "optimizer.lr=1", "like=0"]
     assert view_sweep(grid, HeldLocks()).added == [["optimizer.lr=1", "like=0"]]
 

@@ -5,15 +5,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import sweep_driver
 from conftest import SHARED, SMALL
-from run_files import assert_same_run, offline_environment, states, status
+from run_files import offline_environment, states
+from sweep_driver import SECONDS, assert_same_sweep
 
 pytestmark = pytest.mark.slow
 SCRIPTS = SHARED / "tools" / "slurm"  # SLURM_CONF of a running cluster is used instead
@@ -25,7 +26,6 @@ RUN = (
 )
 SLURM = ("hydra/launcher/executor=slurm", "hydra.launcher.executor.at_once=2")
 CANARY = "canary-52e9a07c1d"
-SECONDS = 1800.0
 
 
 @pytest.fixture(scope="module")
@@ -47,67 +47,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     subprocess.run([str(SCRIPTS / "stop_slurm.sh"), str(folder)], check=True, timeout=60)
 
 
-class Driver:
-    """The command of a sweep, in a process of its own."""
+class Driver(sweep_driver.Driver):
+    """The command of a sweep, with the Slurm of the test around it."""
 
     def __init__(self, folder: Path, cluster: dict[str, str], *words: str) -> None:
-        self.folder, self.log = folder, folder.with_suffix(".log")
-        command = [sys.executable, "-m", "hydratune", "train", "-m", *words]
-        environment = {**offline_environment(), **cluster, "WANDB_API_KEY": CANARY}
-        self.environment = environment
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [*command, f"hydra.sweep.dir={folder}"],
-                env=environment,
-                cwd=folder.parent,
-                stdout=log,
-                stderr=log,
-            )
-
-    def end(self, code: int = 0) -> str:
-        """Wait; return what was printed."""
-        assert self.process.wait(SECONDS) == code, self.log.read_text()
-        return self.log.read_text()
-
-    def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not condition() and time.monotonic() < deadline and self.process.poll() is None:
-            time.sleep(0.2)
-        assert condition(), self.log.read_text()
+        super().__init__(folder, *words, **cluster, WANDB_API_KEY=CANARY)
+        self.environment = offline_environment(**cluster)
 
     def slurm(self, *command: str) -> str:
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=True, timeout=60
         )
         return done.stdout
-
-    def steps(self, job: str) -> int:
-        """Return how many optimizer steps a job has recorded."""
-        file = self.folder / job / "history.csv"
-        return max(0, len(file.read_text().splitlines()) - 1) if file.is_file() else 0
-
-
-def packs_of(folder: Path) -> list[int]:
-    """Return the processes of the packs of a sweep."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = file.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"hydratune.sweeps.pack" in words and str(folder).encode() in words:
-            found.append(int(file.parent.name))
-    return found
-
-
-def assert_same_sweep(ours: Path, theirs: Path) -> None:
-    """Compare survivors, what they were judged by, and the runs of those that finished."""
-    assert states(ours) == states(theirs)
-    for name, state in states(theirs).items():
-        a, b = status(ours / name), status(theirs / name)
-        assert (a.get("rungs"), a.get("halved")) == (b.get("rungs"), b.get("halved"))
-        if state == "finished":
-            assert_same_run(ours / name, theirs / name)
 
 
 def test_halving_over_slurm_equals_local_with_workers_killed(
@@ -119,14 +70,14 @@ def test_halving_over_slurm_equals_local_with_workers_killed(
         "hydra.launcher.halving.min_steps=18",
     )
     local = Driver(tmp_path / "local", cluster, *words)
-    local.until(lambda: any(local.steps(str(n)) > 3 for n in range(12)))
-    os.kill(packs_of(local.folder)[0], signal.SIGKILL)
+    local.until(lambda: any(local.steps(n) > 3 for n in range(12)))
+    os.kill(local.packs()[0], signal.SIGKILL)
     assert "tried again" in local.end()
 
     first = Driver(tmp_path / "slurm", cluster, *words, *SLURM)
-    first.until(lambda: any(first.steps(str(n)) > 3 for n in range(12)))
-    os.kill(packs_of(first.folder)[0], signal.SIGKILL)
-    first.until(lambda: any(first.steps(str(n)) > 20 for n in range(12)))
+    first.until(lambda: any(first.steps(n) > 3 for n in range(12)))
+    os.kill(first.packs()[0], signal.SIGKILL)
+    first.until(lambda: any(first.steps(n) > 20 for n in range(12)))
     packs = json.loads((first.folder / "slurm" / "packs.json").read_text())["packs"]
     first.slurm("scancel", packs[0]["job_id"])
     text = first.end()
@@ -149,7 +100,7 @@ def test_a_preempted_job_is_resumed_after_the_step(tmp_path: Path, cluster: dict
     words = (*RUN, "trainer.max_epochs=12", "seed=0,1", "trainer.checkpoint_minutes=null")
     words = (*words, "trainer.validations_per_epoch=1")
     driver = Driver(tmp_path / "slurm", cluster, *words, *SLURM, "hydra.launcher.pack_size=2")
-    driver.until(lambda: driver.steps("0") > 5 and driver.steps("1") > 5)
+    driver.until(lambda: driver.steps(0) > 5 and driver.steps(1) > 5)
     driver.slurm("scancel", "--signal=USR2", driver.slurm("squeue", "-h", "-o", "%A").split()[0])
     driver.end()
     log = next((driver.folder / "slurm").glob("*_log.out")).read_text()

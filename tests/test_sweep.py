@@ -10,7 +10,9 @@ from hydratune.comparison.comparison import compare
 from hydratune.comparison.runs import Run
 from hydratune.comparison.terminal import ranking_table
 from hydratune.comparison.verdict import verdict
+from hydratune.records.status import State
 from hydratune.records.sweep import varying
+from hydratune.sweeps.planning import PlannedJob
 
 pytestmark = pytest.mark.usefixtures("packs_here")
 
@@ -136,6 +138,25 @@ def test_same_sweep_finds_its_folder_again(
     assert len(names) == 2 and all(
         name.startswith(("smoke-lr-", "contracts-lr-")) for name in names
     )
+
+
+@pytest.mark.parametrize("ends", [[0, 0], [0, 1]])
+def test_a_sweep_ends_as_the_jobs_that_were_added_to_it(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[int]
+) -> None:
+    from hydratune.sweeps import job_processes, launch
+
+    def finished(_: object, item: PlannedJob) -> int:
+        item.record.start()
+        item.record.end(State.finished)
+        return 0
+
+    monkeypatch.setattr(job_processes, "run_job_process", finished)
+    monkeypatch.setattr(launch, "run_waiting", lambda _: ends)
+    words = ("optimizer.lr=1e-3,2e-3", "hydra/launcher=process", f"hydra.sweep.dir={tmp_path}/s")
+    code, text = hydratune("train", "-m", *SMALL, *words)
+    assert code == max(ends), text
+    assert ("not all jobs that were added have finished" in text) is any(ends)
 
 
 def test_run_with_other_settings_in_a_jobs_folder_is_refused(

@@ -143,11 +143,31 @@ class SweepView:
     folder: Path
     jobs: tuple[RunView, ...]
     driver: int | None  # the process that runs it on this machine; 0: of unknown number
-    monitor: Monitor
-    settings: Mapping[str, Json]  # of multirun.yaml
-    wandb_sweep: WandbSweep | None
-    typed: list[str]  # what was typed after ``hydratune train -m`` to start it; empty if unknown
-    added: list[list[str]]  # what was typed to add jobs, each time
+
+    @cached_property
+    def settings(self) -> Mapping[str, Json]:
+        """The content of its multirun.yaml; empty if that cannot be read."""
+        return _settings(self.folder / HYDRA_FILE)
+
+    @cached_property
+    def monitor(self) -> Monitor:
+        """The metric by which its jobs are compared."""
+        return _monitor(self.settings)
+
+    @property
+    def wandb_sweep(self) -> WandbSweep | None:
+        """The W&B sweep whose trials it holds, if it holds any."""
+        return read_wandb_sweep(self.folder)
+
+    @property
+    def typed(self) -> list[str]:
+        """What was typed after ``hydratune train -m`` to start it; empty if unknown."""
+        return words_of_sweep(self.folder) or _typed(self.settings)
+
+    @property
+    def added(self) -> list[list[str]]:
+        """What was typed to add jobs, each time."""
+        return added_words(self.folder)
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs have each state, those that need attention first."""
@@ -191,29 +211,18 @@ def view_sweep(folder: Path, locks: HeldLocks) -> SweepView:
     try:
         jobs: Mapping[str, SweepJob] = read_sweep(folder)
         ids = submitted_ids(folder)
-        own = read_wandb_sweep(folder)
-        first, added = words_of_sweep(folder), added_words(folder)
+        read_wandb_sweep(folder), words_of_sweep(folder), added_words(folder)  # can be read
     except (HydratuneError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / SWEEP_FILE} cannot be read ({error}); hydratune compare {folder} shows the"
             " runs that can be"
         ) from error
-    settings = _settings(folder / HYDRA_FILE)
     keys = dict.fromkeys(key for job in jobs.values() for key in job.varying)
     views = tuple(
         _view(folder / name, locks, _chosen(job, keys), ids.get(name, ""))
         for name, job in jobs.items()
     )
-    return SweepView(
-        folder,
-        views,
-        locks.process(folder),
-        _monitor(settings),
-        settings,
-        own,
-        first or _typed(settings),
-        added,
-    )
+    return SweepView(folder, views, locks.process(folder))
 
 
 def _chosen(job: SweepJob, keys: Iterable[str]) -> Mapping[str, str]:

@@ -53,17 +53,16 @@ def added_words(folder: Path) -> list[list[str]]:
     return [[str(word) for word in entry["words"]] for entry in _entries(folder)]
 
 
-def run_waiting(folder: Path) -> bool:
-    """Start the jobs that were added while the sweep ran; return whether there were any.
+def run_waiting(folder: Path) -> list[int]:
+    """Start the jobs that were added while the sweep ran; return the exit status of each command.
 
     The ranking at their end is that of the whole sweep.
     """
     waiting = [entry["words"] for entry in _entries(folder) if entry["waits"]]
-    for words in waiting:
+    if waiting:
         console.print(f"jobs were added while the sweep ran: {counted(len(waiting), 'command')}")
-        command = [sys.executable, "-m", "hydratune", "add", str(folder), *words]
-        wait(subprocess.Popen(command))
-    return bool(waiting)
+    add = [sys.executable, "-m", "hydratune", "add", str(folder)]
+    return [wait(subprocess.Popen([*add, *words])) for words in waiting]
 
 
 def _entries(folder: Path) -> list[dict[str, Json]]:

@@ -4,6 +4,7 @@ Every job is the command a user would type, so a job's folder alone says how to 
 freed between packs, and a crash is the crash of one pack.
 """
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from hydratune.records.sweep import (
 )
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.added_jobs import has_added_jobs, run_waiting
-from hydratune.sweeps.executors.submitted import refuse_submitted, submitted_names
+from hydratune.sweeps.executors.submitted import refuse_submitted, submitted_ids
 from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.job_checks import (
     check_sweep,
@@ -87,7 +88,8 @@ def launch(
         console.print(_NOT_WAITED, soft_wrap=True)
         return
     _print_stopped(jobs)
-    if not run_waiting(folder):
+    added = run_waiting(folder)
+    if not added:
         section("ranking")
         names = {job.name for job in jobs}
         end_of_sweep(folder, names | set(read_sweep(folder) if has_added_jobs(folder) else ()))
@@ -101,6 +103,11 @@ def launch(
             " same sweep,"
             " started again, runs only those; a wrong setting has to be changed, which makes it"
             " another sweep"
+        )
+    if any(added):
+        raise SweepError(
+            "not all jobs that were added have finished; what failed, and how to continue:"
+            f" hydratune status {shlex.quote(str(relative_path(folder)))}"
         )
 
 
@@ -183,7 +190,7 @@ def _refuse_other_contents(
 
 def _write_sweep(folder: Path, jobs: Sequence[PlannedJob]) -> None:
     """Add ``jobs`` to sweep.json, and remove what a killed process left in the folder."""
-    submitted = submitted_names(folder)
+    submitted = submitted_ids(folder)
     for file in (folder / SETTINGS_FOLDER).glob("*"):
         if file.stem not in submitted:
             file.unlink(missing_ok=True)

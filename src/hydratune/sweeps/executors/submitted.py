@@ -75,11 +75,6 @@ def submitted_ids(folder: Path) -> dict[str, str]:
     return {name: str(entry["job_id"]) for entry in _entries(folder) for name in entry["names"]}
 
 
-def submitted_names(folder: Path) -> set[str]:
-    """Return the names of the jobs in submitted packs."""
-    return {name for entry in _entries(folder) for name in entry["names"]}
-
-
 def refuse_submitted(folder: Path) -> None:
     """Raise ``SweepError`` if a cluster runs packs of the sweep, which would run twice."""
     ids = [str(entry["job_id"]) for entry in _entries(folder)]
