@@ -37,7 +37,8 @@ def run_in_packs(
     gpus = gpus if len(gpus) > 1 else []
     executor = create_executor(folder, options, gpus, {job.name: job for job in jobs})
     try:
-        sweep = _start(context, folder, jobs, options, executor, gpus)
+        parts = options.executor.divides_into or max(1, len(gpus))
+        sweep = _start(context, folder, jobs, options, executor, parts)
         end = _run_packs(sweep)
         if end is PacksEnd.over:
             end = _run_alone(sweep)
@@ -47,6 +48,28 @@ def run_in_packs(
         return None
     unfinished = [job for job in jobs if not job.record.is_finished()]
     return [job for job in unfinished if job.status.state is not State.stopped]
+
+
+def packs_of_batch(
+    context: HydraContext,
+    folder: Path,
+    jobs: Sequence[PlannedJob],
+    options: PackOptions,
+    executor: Executor,
+) -> list[PlannedPack]:
+    """Return the packs of jobs that an executor is to run together, those of jobs that cannot share
+    a process among them.
+    """
+    sweep = _start(context, folder, jobs, options, executor, parts=1)
+    return [*_packs(sweep), *_alone_packs(sweep)]
+
+
+def pack_of_one(context: HydraContext, job: PlannedJob) -> PlannedPack:
+    """Return the pack of a job that cannot share a process."""
+    job = _begun_anew(job, ())
+    again = ("resume=auto",) if job.settings.resume is Resume.auto else ()
+    command = (*job_command(context, job), *again)
+    return PlannedPack(f"job {job.name}", (job,), 1, command=command)
 
 
 @dataclass(frozen=True)
@@ -77,9 +100,12 @@ def _start(
     jobs: Sequence[PlannedJob],
     options: PackOptions,
     executor: Executor,
-    gpus: Sequence[str],
+    parts: int,
 ) -> _Sweep:
-    """Divide the jobs, and say what is skipped and what is tried again."""
+    """Divide the jobs, and say what is skipped and what is tried again.
+
+    ``parts``: how many packs can run at the same time.
+    """
     busy = {job.name for pack in executor.running() for job in pack.jobs}
     submitted = {number for number, job in enumerate(jobs) if job.name in busy}
     free = [job for job in jobs if job.name not in busy]
@@ -92,7 +118,6 @@ def _start(
         halved = {n for n, job in enumerate(jobs) if job.status.outcome is Outcome.halved}
     _print_before_packs(jobs, finished, halved, options)
     _reset_tries(free)
-    parts = options.executor.divides_into or max(1, len(gpus))
     size = options.pack_size
     waits_for_all = options.halving is not None and options.halving.waits_for_all
     if size is None and parts > 1 and (waits_for_all or not options.is_halving):
@@ -133,7 +158,7 @@ def _run_alone(sweep: _Sweep) -> PacksEnd:
         return PacksEnd.over
     chosen = [job for number, job in enumerate(jobs) if number in alone]
     if sweep.options.executor.runs_alone_jobs:
-        packs = [_pack_of_one(sweep, job) for job in chosen]
+        packs = [pack_of_one(sweep.context, job) for job in chosen]
         return run_packs(sweep.folder, packs, sweep.options, sweep.executor)
     run_one_by_one(sweep.context, chosen)
     return PacksEnd.over
@@ -143,14 +168,7 @@ def _alone_packs(sweep: _Sweep) -> list[PlannedPack]:
     """Return a pack for each job that cannot share a process."""
     alone = {n: why for n, why in sweep.division.alone.items() if n not in sweep.ended}
     _say_alone(sweep, alone)
-    return [_pack_of_one(sweep, sweep.jobs[number]) for number in alone]
-
-
-def _pack_of_one(sweep: _Sweep, job: PlannedJob) -> PlannedPack:
-    job = _begun_anew(job, ())
-    again = ("resume=auto",) if job.settings.resume is Resume.auto else ()
-    command = (*job_command(sweep.context, job), *again)
-    return PlannedPack(f"job {job.name}", (job,), 1, command=command)
+    return [pack_of_one(sweep.context, sweep.jobs[number]) for number in alone]
 
 
 def _say_alone(sweep: _Sweep, alone: dict[int, str]) -> None:

@@ -2,10 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
+from typing import Protocol
 
 from omegaconf import OmegaConf
 
@@ -49,17 +50,31 @@ def create_executor(
     return LocalExecutor(folder, options, gpus)
 
 
+class PackSource(Protocol):
+    """Gives further packs while others run."""
+
+    def further(self, busy: Collection[str]) -> Sequence[PlannedPack]:
+        """Return packs that are to run as well; ``busy``: names of jobs that run, or are to."""
+
+
 def run_packs(
-    folder: Path, packs: Sequence[PlannedPack], options: PackOptions, executor: Executor
+    folder: Path,
+    packs: Sequence[PlannedPack],
+    options: PackOptions,
+    executor: Executor,
+    source: PackSource | None = None,
 ) -> PacksEnd:
     """Run packs, those that the executor already runs, and what is left of killed ones.
 
-    Raises ``KeyboardInterrupt`` after all jobs have saved their work.
+    ``source`` is asked for further packs at the beginning and whenever one has ended. Raises
+    ``KeyboardInterrupt`` after all jobs have saved their work.
     """
     queue = deque(packs)
     tries: dict[str, int] = {}  # how often each job was tried
     waits, end_of_all = options.executor.waits, PacksEnd.over
     try:
+        if source is not None:
+            queue.extend(source.further(_names([*queue, *executor.running()])))
         while queue or executor.running():
             if starting := [queue.popleft() for _ in range(min(executor.free(), len(queue)))]:
                 for pack in starting:
@@ -76,6 +91,8 @@ def run_packs(
                     set_end(end.pack.jobs, State.stopped, _INTERRUPTED)
                     raise KeyboardInterrupt
                 queue.extend(packs_for_unfinished(end.pack, end.code, tries, options, end.why))
+            if ended and source is not None:
+                queue.extend(source.further(_names([*queue, *executor.running()])))
             if not ended and not waits and not queue:
                 break
             if not ended:
@@ -88,6 +105,10 @@ def run_packs(
             _remove_settings(folder, planned)
         raise
     return PacksEnd.left if executor.running() else end_of_all
+
+
+def _names(packs: Iterable[PlannedPack]) -> set[str]:
+    return {job.name for pack in packs for job in pack.jobs}
 
 
 def _prepare_pack(folder: Path, pack: PlannedPack, options: PackOptions) -> None:

@@ -35,6 +35,7 @@ from hydratune.sweeps.search.objectives import read_objectives, refuse_unmeasure
 from hydratune.sweeps.search.report import print_report
 from hydratune.sweeps.search.samplers import make_sampler
 from hydratune.sweeps.search.settings import Search, SearchSettings
+from hydratune.sweeps.search.slots import run_in_slots
 from hydratune.sweeps.search.space import SearchSpace, read_space
 from hydratune.sweeps.search.study import COMPOSED, open_study
 from hydratune.sweeps.search.trials import run_batch
@@ -79,8 +80,11 @@ def search(
     place = escape(str(relative_path(checked.folder)))
     console.print(f"[bold]search[/] {what}: {progress}  {place}", soft_wrap=True)
     _print_size_of_space(checked)
-    while run_batch(checked):
-        pass
+    if checked.packing is not None and checked.packing.executor.runs_alone_jobs:
+        run_in_slots(checked, checked.packing)
+    else:
+        while run_batch(checked):
+            pass
     print_report(checked)
 
 

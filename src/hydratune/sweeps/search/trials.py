@@ -26,6 +26,9 @@ from hydratune.sweeps.search.settings import Search
 from hydratune.sweeps.trial_locks import lock_trial, sweep_lock
 from hydratune.wording import noun_for
 
+BATCH = "batch"  # user attribute of a trial: the number of the first trial of its batch
+HeldTrial = tuple[Trial, FileLock]
+
 
 def run_batch(search: Search) -> bool:
     """Take trials, run them, and report their results to the study.
@@ -34,46 +37,55 @@ def run_batch(search: Search) -> bool:
     that have ended, and the others are resumed by the next call; with halving all of them are, so
     that they are judged together.
     """
-    held: list[tuple[Trial, FileLock]] = []
+    held: list[HeldTrial] = []
     is_complete = False
     try:
         with sweep_lock(search.folder):
             _take(search, held)
-            _write_jobs(search, [trial for trial, _ in held])
+            write_jobs(search, [trial for trial, _ in held])
         _run(search, [trial for trial, _ in held])
         is_complete = True
     finally:
         for trial, lock in held:
-            has_ended = not search.is_halving and _has_ended(search.record(trial.number))
+            has_ended = not search.is_halving and has_run(search.record(trial.number))
             if is_complete or has_ended:
-                _report(search, trial)
+                report(search, trial)
             lock.release()
     return bool(held)
 
 
-def _take(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
+def _take(search: Search, held: list[HeldTrial]) -> None:
     """Append trials and their locks to ``held``: those that a killed driver left running, or if
     there are none new ones, at most a batch.
     """
-    _take_abandoned(search, held)
+    take_abandoned(search, held, search.settings.batch)
     if not held:
-        missing = search.settings.n_trials - len(search.requested_trials())
-        untried = search.untried_points()
-        if untried is not None:
-            missing = min(missing, untried)
-        for _ in range(min(search.settings.batch, missing)):
-            trial = search.study.ask()
-            lock = lock_trial(search.folder, str(trial.number))
-            assert lock is not None, "no other driver knows the trial"
-            held.append((trial, lock))
-    for trial, _ in held:
-        for dimension in search.space.dimensions:
-            dimension.suggest(trial)
-        trial.set_user_attr("run", str(search.record(trial.number).path))
+        take_new(search, held)
 
 
-def _take_abandoned(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
-    """Append the running trials that no driver runs, at most a batch."""
+def take_new(search: Search, held: list[HeldTrial]) -> None:
+    """Append new trials and their locks to ``held``, at most a batch."""
+    new: list[HeldTrial] = []
+    for _ in range(min(search.settings.batch, count_missing(search))):
+        trial = search.study.ask()
+        lock = lock_trial(search.folder, str(trial.number))
+        assert lock is not None, "no other driver knows the trial"
+        new.append((trial, lock))
+        held.append(new[-1])
+    for trial, _ in new:
+        trial.set_user_attr(BATCH, new[0][0].number)
+    _suggest(search, new)
+
+
+def count_missing(search: Search) -> int:
+    """Return how many further trials are to be asked for."""
+    missing = search.settings.n_trials - len(search.requested_trials())
+    untried = search.untried_points()
+    return max(0, missing if untried is None else min(missing, untried))
+
+
+def take_abandoned(search: Search, held: list[HeldTrial], limit: int) -> None:
+    """Append the running trials that no driver runs, at most ``limit`` of them."""
     study = search.study
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if _is_elsewhere(search, trial):
@@ -86,8 +98,17 @@ def _take_abandoned(search: Search, held: list[tuple[Trial, FileLock]]) -> None:
             lock.release()
             continue
         held.append((Trial(study, trial._trial_id), lock))
-        if len(held) == search.settings.batch:
+        if len(held) == limit:
             break
+    _suggest(search, held)
+
+
+def _suggest(search: Search, held: Sequence[HeldTrial]) -> None:
+    """Give trials their parameters, unless they have them."""
+    for trial, _ in held:
+        for dimension in search.space.dimensions:
+            dimension.suggest(trial)
+        trial.set_user_attr("run", str(search.record(trial.number).path))
 
 
 def _is_elsewhere(search: Search, trial: FrozenTrial) -> bool:
@@ -101,7 +122,7 @@ def _is_elsewhere(search: Search, trial: FrozenTrial) -> bool:
     return Path(run).parent != search.folder
 
 
-def _write_jobs(search: Search, trials: Sequence[Trial]) -> None:
+def write_jobs(search: Search, trials: Sequence[Trial]) -> None:
     """Add the jobs of ``trials`` to sweep.json."""
     jobs = read_sweep(search.folder)
     new = {str(trial.number): search.job(trial) for trial in trials}
@@ -114,25 +135,41 @@ def _run(search: Search, trials: Sequence[Trial]) -> None:
 
     A trial that cannot be composed or is refused fails alone.
     """
-    jobs = []
     for trial in trials:
         wait_for_unfinished(search.record(trial.number))
+    jobs = jobs_to_run(search, compose(search, trials))
+    if jobs:
+        section(title(search, jobs))
+        run_jobs(search.context, search.folder, jobs, search.packing)
+
+
+def compose(search: Search, trials: Sequence[Trial]) -> list[PlannedJob]:
+    """Return the jobs of trials, without those that are wrong, which their records then say."""
+    jobs = []
+    for trial in trials:
         job = _compose(search, trial)
         if job is not None:
             refuse_other_settings(job)
             refuse_other_halving(job, search.packing)
             jobs.append(job)
-    if all(_has_ended(job.record) for job in jobs):
-        return
+    return jobs
+
+
+def jobs_to_run(search: Search, jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Return the jobs of a batch that are handed to the launcher; none if all of them have run."""
+    if all(has_run(job.record) for job in jobs):
+        return []
     if search.is_halving:
         # Trials that were finished or halved before are judged beside the others, which takes no
         # time.
-        jobs = [job for job in jobs if job.status.state is not State.failed]
-    else:
-        jobs = [job for job in jobs if not _has_ended(job.record)]
+        return [job for job in jobs if job.status.state is not State.failed]
+    return [job for job in jobs if not has_run(job.record)]
+
+
+def title(search: Search, jobs: Sequence[PlannedJob]) -> str:
+    """Return a title for jobs that are run together."""
     names = ", ".join(job.name for job in jobs)
-    section(f"{noun_for(len(jobs), 'trial')} {names} of {_expected(search)}")
-    run_jobs(search.context, search.folder, jobs, search.packing)
+    return f"{noun_for(len(jobs), 'trial')} {names} of {_expected(search)}"
 
 
 def _expected(search: Search) -> int:
@@ -149,19 +186,19 @@ def _compose(search: Search, trial: Trial) -> PlannedJob | None:
     if planned is not None:
         return planned
     record = search.record(trial.number)
-    if not _has_ended(record):
+    if not has_run(record):
         record.path.mkdir(exist_ok=True)
         record.start()
         record.end(State.failed, why)
     return None
 
 
-def _has_ended(record: RunDirectory) -> bool:
+def has_run(record: RunDirectory) -> bool:
     """Return whether a run has ended otherwise than by an interruption."""
     return record.is_finished() or record.read_status().outcome in (Outcome.failed, Outcome.halved)
 
 
-def _report(search: Search, trial: Trial) -> None:
+def report(search: Search, trial: Trial) -> None:
     """Report to the study what is in the record of ``trial``, unless that was done before."""
     stored = search.study.get_trials(deepcopy=False)[trial.number]
     if stored.state is not TrialState.RUNNING:

@@ -1,0 +1,162 @@
+"""Searches over an executor: a batch for each pack that can run, the next when one has ended.
+
+The executor is played: its packs write what a formula says instead of training.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from hydratune.sweeps.executors.executor import EndedPack
+from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.search import slots
+from search_cases import formula_runner, load_study, trial_states
+
+Command = Callable[..., tuple[int, str]]
+RUN = formula_runner()
+
+
+@dataclass
+class Cluster:
+    """A cluster whose last pack ends first; packs outlive the command that submitted them."""
+
+    running: list[tuple[str, ...]] = field(default_factory=list)  # names of the jobs of each pack
+    log: list[str] = field(default_factory=list)
+    most: int = 0  # packs that ran at a time
+    ends: int = sys.maxsize  # packs after whose end the command is killed
+    alone: tuple[str, ...] = ()  # jobs that their pack cannot run
+
+
+class Executor:
+    """Runs packs on a ``Cluster``."""
+
+    def __init__(self, cluster: Cluster, jobs: Mapping[str, PlannedJob]) -> None:
+        self.cluster = cluster
+        left = [tuple(jobs[name] for name in names) for names in cluster.running]
+        self.packs = [PlannedPack("left", some, 1) for some in left]
+
+    def free(self) -> int:
+        return sys.maxsize
+
+    def submit(self, packs: Sequence[PlannedPack]) -> None:
+        for pack in packs:
+            self.packs.append(pack)
+            self.cluster.log.append(f"{pack.title}{' alone' if pack.command else ''}")
+        self._note()
+
+    def running(self) -> Sequence[PlannedPack]:
+        return self.packs
+
+    def ended(self) -> Sequence[EndedPack]:
+        if self.cluster.ends == 0:
+            raise RuntimeError("killed")
+        self.cluster.ends -= 1
+        pack = self.packs.pop()
+        for job in pack.jobs:
+            if job.name in self.cluster.alone and not pack.command:
+                job.record.start()
+                job.record.change_status(lambda status: status.leave_pack("it draws numbers"))
+            else:
+                RUN(None, job)
+        self.cluster.log.append(f"end of {', '.join(job.name for job in pack.jobs)}")
+        self._note()
+        return [EndedPack(pack, 0)]
+
+    def cancel(self) -> None:
+        self.packs.clear()
+
+    def close(self) -> None:
+        self.cluster.log.append("closed")
+
+    def _note(self) -> None:
+        names = [tuple(job.name for job in pack.jobs) for pack in self.packs]
+        self.cluster.running, self.cluster.most = names, max(self.cluster.most, len(names))
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    pytest.importorskip("submitit")
+    played = Cluster()
+
+    def create(
+        _: Path, options: PackOptions, gpus: Sequence[str], jobs: Mapping[str, PlannedJob]
+    ) -> Executor:
+        return Executor(played, jobs)
+
+    monkeypatch.setattr(slots, "create_executor", create)
+    return played
+
+
+def words(folder: Path, *more: str, trials: int = 8) -> list[str]:
+    return [
+        *("train", "-m", "debug=smoke", "hydra/sweeper=optuna", "hydra/launcher=pack"),
+        *("hydra/launcher/executor=slurm", "hydra.launcher.executor.at_once=2"),
+        *("hydra.sweeper.batch=2", f"hydra.sweeper.n_trials={trials}", f"hydra.sweep.dir={folder}"),
+        *("adapter.r=4", "optimizer.lr=tag(log, interval(1e-5,4e-3))", *more),
+    ]
+
+
+def test_a_batch_begins_when_one_of_the_others_has_ended(
+    hydratune: Command, tmp_path: Path, cluster: Cluster
+) -> None:
+    code, text = hydratune(*words(tmp_path / "s"))
+    assert code == 0, text
+    assert cluster.log == [
+        *("trials 0, 1 of 8", "trials 2, 3 of 8", "end of 2, 3"),
+        *("trials 4, 5 of 8", "end of 4, 5", "trials 6, 7 of 8", "end of 6, 7", "end of 0, 1"),
+        "closed",
+    ]
+    assert cluster.most == 2 and trial_states(tmp_path / "s") == ["COMPLETE"] * 8
+    code, text = hydratune(*words(tmp_path / "s"))
+    assert code == 0 and cluster.log[-1] == "closed" and len(cluster.log) == 9  # nothing to run
+
+
+@pytest.mark.parametrize("halving", [(), ("hydra.launcher.halving.min_steps=2",)])
+def test_packs_that_outlived_their_driver_are_waited_for(
+    hydratune: Command, tmp_path: Path, cluster: Cluster, halving: tuple[str, ...]
+) -> None:
+    cluster.ends = 1
+    code, text = hydratune(*words(tmp_path / "s", *halving))
+    assert code == 1 and "killed" in text
+    assert trial_states(tmp_path / "s") == [*["RUNNING"] * 2, *["COMPLETE"] * 2, *["RUNNING"] * 2]
+    assert cluster.running == [("0", "1"), ("4", "5")]
+    cluster.ends, cluster.log = sys.maxsize, []
+    code, text = hydratune(*words(tmp_path / "s", *halving))
+    assert code == 0, text
+    assert cluster.log == [
+        *("end of 4, 5", "trials 6, 7 of 8", "end of 6, 7", "end of 0, 1", "closed")
+    ]
+    assert trial_states(tmp_path / "s") == ["COMPLETE"] * 8
+    assert all(
+        len((tmp_path / "s" / str(number) / "tries").read_text().split()) == 1
+        for number in range(8)
+    )
+
+
+def test_what_was_lost_with_a_driver_is_run_again_in_its_batches(
+    hydratune: Command, tmp_path: Path, cluster: Cluster
+) -> None:
+    cluster.ends = 0
+    code, text = hydratune(*words(tmp_path / "s"))
+    assert code == 1 and "killed" in text
+    cluster.ends, cluster.log, cluster.running = sys.maxsize, [], []
+    assert hydratune(*words(tmp_path / "s", trials=5))[0] == 0
+    assert cluster.log == [
+        *("trials 0, 1 of 5", "trials 2, 3 of 5", "end of 2, 3"),
+        *("job 4 alone", "end of 4", "end of 0, 1", "closed"),
+    ]
+    assert load_study(tmp_path / "s").trials[4].user_attrs["batch"] == 4
+
+
+def test_a_trial_that_cannot_share_its_process_runs_alone(
+    hydratune: Command, tmp_path: Path, cluster: Cluster
+) -> None:
+    cluster.alone = ("1",)
+    code, text = hydratune(*words(tmp_path / "s", trials=2))
+    assert code == 0, text
+    assert cluster.log == ["trials 0, 1 of 2", "end of 0, 1", "job 1 alone", "end of 1", "closed"]
+    assert trial_states(tmp_path / "s") == ["COMPLETE"] * 2
