@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from rich.markup import escape
 
 from hydratune.console import console, relative_path
-from hydratune.errors import ConfigError, Problem
+from hydratune.errors import ConfigError, Problem, SweepError
 from hydratune.records.files import write_text
 from hydratune.records.sweep import HYDRA_FILE, read_study, read_sweep, write_sweep
 from hydratune.settings.commands import Resume, TrainConfig
@@ -80,12 +80,23 @@ def search(
     place = escape(str(relative_path(checked.folder)))
     console.print(f"[bold]search[/] {what}: {progress}  {place}", soft_wrap=True)
     _print_size_of_space(checked)
-    if checked.packing is not None and checked.packing.executor.runs_alone_jobs:
-        run_in_slots(checked, checked.packing)
-    else:
-        while run_batch(checked):
-            pass
-    print_report(checked)
+    try:
+        _run_trials(checked)
+        print_report(checked)
+    except optuna.exceptions.StorageInternalError as error:
+        why = str(error.__cause__ or error).splitlines()[0]
+        raise SweepError(
+            f"the database of the study does not answer ({mask(why)}); once it does, the same"
+            " command continues, with the results of all trials that have ended"
+        ) from error
+
+
+def _run_trials(search: Search) -> None:
+    if search.packing is not None and search.packing.executor.runs_alone_jobs:
+        run_in_slots(search, search.packing)
+        return
+    while run_batch(search):
+        pass
 
 
 def _print_size_of_space(search: Search) -> None:

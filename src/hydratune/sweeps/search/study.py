@@ -21,6 +21,7 @@ _FIX = (
     "search in another hydra.sweep.dir, or repeat what the study was started with; only n_trials"
     " may change"
 )
+_DRIVERS = {"psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}
 Common = dict[str, list[str]]  # what all trials of a study have in common: topic -> texts
 
 
@@ -103,6 +104,18 @@ def open_storage(place: str) -> BaseStorage:
         return RDBStorage(place)
     except (SQLAlchemyError, ImportError) as error:
         fix = "null (a file in the sweep's folder), a file, or a URL such as sqlite:///study.db"
-        why = str(error).splitlines()[0]
+        driver = _missing_driver(error)
+        if driver:
+            fix = f"pip install '{driver}'"
+        why = mask(str(error)).splitlines()[0]
         problem = Problem("hydra.sweeper.storage", mask(place), why, fix)
         raise ConfigError([problem], prefix="search: ") from error
+
+
+def _missing_driver(error: BaseException | None) -> str:
+    """Return the package that an error says is missing; "" if that is not what it says."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return _DRIVERS.get(error.name, error.name)
+        error = error.__cause__ or error.__context__
+    return ""
