@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from hydratune import extras
+from hydratune import extras, hub
 from hydratune.data.encoding.tokenizing import adds_begin
 from hydratune.data.reader import Reader
 from hydratune.errors import ConfigError, Problem
@@ -56,7 +56,9 @@ def locate(model: ModelConfig) -> Source:
 
     Raises ``InputError`` if it cannot be made available.
     """
-    if not model.on_hub:  # a download deserves a progress bar
+    if model.on_hub:
+        hub.use_cache_if_silent()
+    else:  # a download deserves a progress bar
         transformers_logging.disable_progress_bar()
     return model.locate()
 

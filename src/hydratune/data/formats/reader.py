@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hydratune import hub
 from hydratune.console import console
 from hydratune.data.formats.columns import (
     CHAT_LAYOUTS,
@@ -76,6 +77,8 @@ def open_hub(name: str, subset: str | None, split: str, revision: str | None) ->
         if any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
             saved = datasets.load_from_disk(name)
             return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        if not Path(name).exists():
+            hub.use_cache_if_silent()
         return datasets.load_dataset(name, subset, split=split, revision=revision)
     except Exception as error:  # the library raises many unrelated types, most about the network
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
