@@ -81,7 +81,7 @@ def _data(settings: Mapping[str, object]) -> str:
     names = [PurePath(str(path)).name for path in paths[:_MOST_FILES]]
     more = ["..."] if len(paths) > _MOST_FILES else []
     files = " + ".join([*names, *more])
-    return files if files and source in ("files", "") else " ".join(filter(None, (source, files)))
+    return files if files and source in ("files", "", files) else " ".join([source, files]).strip()
 
 
 def _adapter(settings: Mapping[str, object]) -> str:
