@@ -298,6 +298,29 @@ def test_a_pack_holds_the_base_once() -> None:
     assert pack == memory.total + 3 * own < 4 * memory.total
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("hydra.launcher.pack_size=3",), "4 trials: 2 packs of 1 to 3 jobs"),
+        (
+            ("hydra/launcher/executor=slurm", "hydra.launcher.executor.at_once=2"),
+            "4 trials: 2 packs of 2 jobs, each on one base model",
+        ),
+        (
+            ("hydra/sweeper=random", "hydra.sweeper.n_trials=9", "hydra.sweeper.batch=3"),
+            "9 trials: 3 packs of 3 jobs",
+        ),
+    ],
+)
+def test_packs_are_those_of_the_executor(
+    hydratune: Command, words: tuple[str, ...], expected: str
+) -> None:
+    pytest.importorskip("submitit")
+    code, text = hydratune("plan", "-m", "debug=smoke", "seed=0,1", "adapter.r=2,4", *words)
+    assert code == 0 and expected in text, text
+    assert ("2 packs at a time" in text) is ("hydra.launcher.executor.at_once=2" in words)
+
+
 def test_a_sweep_is_planned_with_the_packs_of_a_run_and_nothing_is_left_behind(
     hydratune: Command, tmp_path: Path
 ) -> None:

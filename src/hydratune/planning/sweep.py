@@ -58,7 +58,8 @@ def plan_search(
         {key: value for key, value in sweep.hydra.launcher.items() if key != "_target_"}
     )
     count = int(str(settings["n_trials"]))
-    _show(jobs, _plans(jobs, sweep), count, sweep, options)
+    batch = int(str(settings["batch"]))
+    _show(jobs, _plans(jobs, sweep), count, sweep, options, batch)
 
 
 def _plans(jobs: Sequence[PlannedJob], sweep: DictConfig) -> dict[int, Plan]:
@@ -81,16 +82,20 @@ def _show(
     trials: int,
     sweep: DictConfig,
     options: PackOptions | None,
+    batch: int | None = None,
 ) -> None:
+    """``batch``: trials that a search asks for together."""
     settings = {number: job.settings for number, job in enumerate(jobs)}
     if trials > len(jobs):  # of a search, whose trials are alike
         settings = dict.fromkeys(range(trials), jobs[0].settings)
     every = {number: plans[min(number, len(plans) - 1)] for number in settings}
-    division = divide(settings, options.pack_size if options is not None else 1)
+    at_once = (options.executor.divides_into if options is not None else None) or 1
+    size = 1 if options is None else batch or options.size_of_packs(len(settings), at_once)
+    division = divide(settings, size)
     steps = [plan.duration.steps for plan in every.values()]
     all_steps, halved = sum(steps), steps_with_halving(steps, options)
     seconds, money = _total(list(every.values()), halved / max(1, all_steps))
-    said = _said(list(every.values()), seconds, money)
+    said = _said(list(every.values()), seconds, money, at_once)
     together = (options.together if options is not None else None) or cpu_count() + 2
     of_packs = [memory_of_pack([every[n].here for n in pack], together) for pack in division.packs]
     pack_memory = max(of_packs, default=None)
@@ -125,12 +130,13 @@ def _total(plans: Sequence[Plan], share: float) -> tuple[float | None, float | N
     )
 
 
-def _said(plans: Sequence[Plan], seconds: float | None, money: float | None) -> str:
+def _said(plans: Sequence[Plan], seconds: float | None, money: float | None, at_once: int) -> str:
     basis = plans[0].duration.basis.value
     if seconds is None:
         return f"time: {basis}"
     cost = "" if money is None else f", {money:,.2f} at price_per_hour"
+    parts = f"; {spoken(seconds / at_once)} with {at_once} packs at a time" if at_once > 1 else ""
     return (
-        f"{spoken(seconds)} for all trials one after the other{cost} ({basis}); the trials of a"
-        " pack share start-up, so they take less"
+        f"{spoken(seconds)} for all trials one after the other{cost} ({basis}){parts}; the trials"
+        " of a pack share start-up, so they take less"
     )

@@ -77,7 +77,7 @@ def lines_of(
 ) -> tuple[str, ...]:
     """Return what is said of a sweep; ``own``: its steps without and with halving."""
     steps, halved = own
-    packs = [counted(len(pack), "job") for pack in division.packs]
+    packs = [len(pack) for pack in division.packs]
     lines = [f"{counted(trials, 'trial')}: " + (_packs(packs) if packs else "none share a process")]
     for reason in dict.fromkeys(division.alone.values()):
         numbers = [str(n) for n, why in division.alone.items() if why == reason]
@@ -98,8 +98,12 @@ def lines_of(
     return tuple(lines)
 
 
-def _packs(packs: Sequence[str]) -> str:
-    return f"{counted(len(packs), 'pack')} of {', '.join(packs)}, on one base model each"
+def _packs(sizes: Sequence[int]) -> str:
+    least, most = min(sizes), max(sizes)
+    jobs = counted(most, "job") if least == most else f"{least} to {most} jobs"
+    if len(sizes) == 1:
+        return f"1 pack of {jobs}, on one base model"
+    return f"{len(sizes)} packs of {jobs}, each on one base model"
 
 
 def largest(plans: Mapping[int, Plan]) -> Plan:

@@ -118,10 +118,7 @@ def _start(
         halved = {n for n, job in enumerate(jobs) if job.status.outcome is Outcome.halved}
     _print_before_packs(jobs, finished, halved, options)
     _reset_tries(free)
-    size = options.pack_size
-    waits_for_all = options.halving is not None and options.halving.waits_for_all
-    if size is None and parts > 1 and (waits_for_all or not options.is_halving):
-        size = -(-len(jobs) // parts)
+    size = options.size_of_packs(len(jobs), parts)
     settings = {number: job.settings for number, job in enumerate(jobs)}
     groups, division = plan(settings, None).packs, plan(settings, size)
     ended = finished | halved | submitted
