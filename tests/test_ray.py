@@ -43,6 +43,11 @@ def ray_workers(driver: Driver) -> list[int]:
     return driver.processes_with(f"ray::{driver.folder.name}".encode())
 
 
+@pytest.mark.fault(
+    "kill -9 of a Ray worker, and of a pack on Ray",
+    seen="its jobs are tried again",
+    kept="all checkpoints; the ranking is that of an undisturbed sweep",
+)
 def test_halving_over_ray_equals_local_with_a_worker_and_a_pack_killed(tmp_path: Path) -> None:
     words = (
         *(*RUN, "trainer.max_epochs=4", "optimizer.lr=1e-4,1e-3,1e-2,3e-2", "adapter.r=2,4,8"),
@@ -78,6 +83,11 @@ def ranking(text: str) -> str:
     return text.partition("\nranking by")[2].partition("\non the test rows")[0]
 
 
+@pytest.mark.fault(
+    "kill -9 of the driver of a sweep on Ray",
+    seen="no process is left; the same command continues",
+    kept="everything until the last checkpoint",
+)
 def test_a_killed_driver_leaves_nothing_running_and_the_same_command_resumes(
     tmp_path: Path,
 ) -> None:
@@ -103,6 +113,11 @@ def test_a_killed_driver_leaves_nothing_running_and_the_same_command_resumes(
     assert_same_sweep(tmp_path / "ray", local.folder)
 
 
+@pytest.mark.fault(
+    "Ctrl-C while packs train on Ray",
+    seen="exit code 130, every job says stopped",
+    kept="everything until the last step",
+)
 def test_ctrl_c_saves_the_jobs(tmp_path: Path) -> None:
     words = (*RUN, "trainer.max_epochs=12", "seed=0,1", "trainer.checkpoint_minutes=null", *RAY)
     driver = Driver(tmp_path / "ray", *words, "hydra.launcher.pack_size=2")
@@ -185,6 +200,11 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     shutil.rmtree(nodes.temporary, ignore_errors=True)
 
 
+@pytest.mark.fault(
+    "a node of a Ray cluster is lost",
+    seen="its packs begin again on another node",
+    kept="everything until the last checkpoint",
+)
 def test_a_pack_whose_node_is_lost_is_begun_again_on_another(tmp_path: Path, nodes: Nodes) -> None:
     """No job has a retry, and none is used up."""
     spot = ("--num-cpus=1", '--resources={"spot":1}')

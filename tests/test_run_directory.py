@@ -15,12 +15,22 @@ from run_files import offline_environment, only_run
 Command = Callable[..., tuple[int, str]]
 
 
+@pytest.mark.fault(
+    "two processes in one run directory, or the same sweep started twice",
+    seen="the second ends with exit code 2 and says that another process works there",
+    kept="the run of the first",
+)
 def test_two_processes_never_share_a_run_directory(hydratune: Command, tmp_path: Path) -> None:
     from hydratune.records.run_directory import alone
 
     (tmp_path / "run").mkdir()
     with alone(tmp_path / "run"):
         code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert code == 2 and "another process is working in" in text
+    (tmp_path / "sweep").mkdir()
+    words = ("-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep")
+    with alone(tmp_path / "sweep"):
+        code, text = hydratune("train", *SMALL, *words)
     assert code == 2 and "another process is working in" in text
     assert hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")[0] == 0
 

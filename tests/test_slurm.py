@@ -61,6 +61,11 @@ class Driver(sweep_driver.Driver):
         return done.stdout
 
 
+@pytest.mark.fault(
+    "kill -9 of a pack on Slurm, and scancel of another",
+    seen="the first is submitted again, the runs of the second say stopped",
+    kept="all checkpoints; the same command ends like an undisturbed sweep",
+)
 def test_halving_over_slurm_equals_local_with_workers_killed(
     tmp_path: Path, cluster: dict[str, str]
 ) -> None:
