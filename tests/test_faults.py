@@ -1,5 +1,6 @@
 """Faults of the machine around a run: what is seen, and that nothing finished is lost."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -33,8 +34,9 @@ class Disk:
         """Mount it, or mount it again with other options. Skips the test if that is forbidden."""
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
+        if done.returncode and "mount" not in options:  # the first time
             pytest.skip(f"no file system can be mounted: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
 
     def unmount(self) -> None:
         if self.folder.is_mount():  # lazily: the log of the last run may still be open
@@ -80,10 +82,15 @@ def test_a_run_on_a_full_disk_ends_with_one_message_and_is_finished_later(
 def test_a_read_only_folder_is_refused_at_once(hydratune: Command, disk: Disk) -> None:
     disk.mount("size=60m")
     assert hydratune("train", *SMALL, "tracking=disabled", f"hydra.run.dir={disk.folder}/a")[0] == 0
+    for handler in logging.root.handlers:  # which holds the log of the run open, for writing
+        handler.close()
     disk.mount("remount,ro")
     code, text = hydratune("train", *SMALL, f"hydra.run.dir={disk.folder}/b")
     assert code in (1, 2) and "Read-only file system" in text and "hydra.run.dir=" in text
     assert "training" not in text.split("Read-only")[0].rpartition("hydratune train:")[0]
+    for words in (("evaluate",), ("judge", "local=base")):
+        code, text = hydratune(*words, f"run={disk.folder}/a")
+        assert code == 2 and f"cannot write into {disk.folder}/a" in text, text
     assert hydratune("status", str(disk.folder))[0] == 0
     assert hydratune("compare", str(disk.folder / "a"), "html=false")[0] == 0
 

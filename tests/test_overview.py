@@ -221,6 +221,23 @@ def test_a_run_is_stopped_from_another_terminal_with_its_work_kept(tmp_path: Pat
     assert (folder / "adapter").is_dir() and (folder / "checkpoints" / "last.ckpt").is_file()
 
 
+def test_a_process_that_waits_for_a_lock_does_not_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / ".lock"
+    lock.touch()
+    found = lock.stat()
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    (tmp_path / "locks").write_text(
+        f"1: FLOCK  ADVISORY  WRITE 708 {place} 0 EOF\n"
+        f"1: -> FLOCK  ADVISORY  WRITE 999 {place} 0 EOF\n"
+        "2: POSIX  ADVISORY  READ 5 08:01:1 128 128\n"
+    )
+    monkeypatch.setattr(held_locks, "_LOCKS", tmp_path / "locks")
+    assert HeldLocks().process(tmp_path) == 708
+    assert HeldLocks().process(tmp_path / "other") is None
+
+
 # --------------------------------------------------------------------------------- further jobs
 @pytest.fixture
 def grid(tmp_path: Path) -> Path:

@@ -3,6 +3,8 @@
 It starts from the run's adapter, or from its stored predictions.
 """
 
+from shlex import quote
+
 from rich.markup import escape
 
 from hydratune import digests
@@ -23,7 +25,7 @@ from hydratune.experiment.lifecycle import write_page
 from hydratune.experiment.other_texts import evaluate_other_texts
 from hydratune.records.files import write_json, write_jsonl
 from hydratune.records.predictions import Prediction, read_predictions
-from hydratune.records.run_directory import RunDirectory, RunFile
+from hydratune.records.run_directory import RunDirectory, RunFile, require_writable
 from hydratune.settings.commands import EvaluateConfig, EvaluationSource
 from hydratune.settings.evaluation import Task
 
@@ -39,6 +41,8 @@ def run(config: EvaluateConfig, _: RunDirectory) -> None:
     Raises ``RunError`` if the metrics are not reproduced.
     """
     finished = open_run(config.run)
+    place = finished.record.path
+    require_writable(place, f"copy the run, and evaluate the copy: cp -r {quote(str(place))} COPY")
     if config.texts is not None or config.lm_eval is not None:
         evaluate_other_texts(finished, config)
     elif config.constrained:

@@ -25,7 +25,7 @@ from hydratune.experiment.finished_run import load_settings
 from hydratune.records.files import write_json, write_jsonl, write_text
 from hydratune.records.headline import headline_of
 from hydratune.records.predictions import Prediction
-from hydratune.records.run_directory import RunDirectory
+from hydratune.records.run_directory import RunDirectory, require_writable
 from hydratune.settings.commands import JudgeConfig
 
 
@@ -35,12 +35,13 @@ def run(config: JudgeConfig, _: RunDirectory) -> None:
     Raises ``RunError`` if no row was judged.
     """
     record = RunDirectory(Path(config.run).resolve())
+    output = Path(config.output) if config.output else record.path / "judge"
+    require_writable(output, "choose another place with output=DIR")
     ours = read_answers(record, config.system, "run", config.rows)
     others = read_other_answers(record, config, ours)
     labels = read_labels(config)
     budget = Budget(config)
     client = make_client(config, lambda: load_settings(record).model, budget)
-    output = Path(config.output) if config.output else record.path / "judge"
     section("judge")
     judgements, numbers = judge_answers(config, client, ours, others)
     content: Summary = {

@@ -101,6 +101,15 @@ def alone(folder: Path) -> Iterator[None]:
         raise InputError(f"another process is working in {folder}; {fix}") from None
 
 
+def require_writable(folder: Path, advice: str) -> None:
+    """Raise ``InputError`` if nothing can be written into ``folder``, which may not exist yet."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(place, os.W_OK):
+        raise InputError(
+            f"cannot write into {place} (no permission, or a read-only disk); {advice}"
+        )
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """One run's record."""
