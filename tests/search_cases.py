@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from hydratune.records.files import write_json, write_text
+from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.search.objectives import SearchObjective
@@ -128,3 +129,18 @@ def ended_jobs(folder: Path) -> list[Path]:
         for file in sorted(folder.glob("*/status.json"))
         if json.loads(file.read_text())["state"] in ("finished", "failed", "stopped")
     ]
+
+
+def assert_study_is_that_of_the_runs(folder: Path, count: int) -> None:
+    study = load_study(folder)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * count
+    for trial in study.trials:
+        record = RunDirectory(folder / str(trial.number))
+        assert trial.value == json.loads(record.metrics_file.read_text())["val/loss"]
+        settings = OmegaConf.load(record.config_file)
+        assert (settings.optimizer.lr, settings.adapter.r) == (
+            trial.params["optimizer.lr"],
+            trial.params["adapter.r"],
+        )
+        modules = str(settings.adapter.target_modules).replace("'", "").replace(" ", "")
+        assert modules == trial.params.get("adapter.target_modules", modules)

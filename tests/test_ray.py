@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
+from search_cases import SPACE, assert_study_is_that_of_the_runs
 from sweep_driver import Driver, assert_same_sweep
 
 pytestmark = pytest.mark.slow
@@ -128,6 +129,16 @@ def test_ctrl_c_saves_the_jobs(tmp_path: Path) -> None:
     for job in ("0", "1"):
         assert '"stopped"' in (tmp_path / "ray" / job / "status.json").read_text()
         assert list((tmp_path / "ray" / job / "checkpoints").glob("*.ckpt"))
+
+
+def test_a_search_runs_a_batch_in_each_slot(tmp_path: Path) -> None:
+    words = (*RUN, *SPACE, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", *RAY)
+    driver = Driver(tmp_path / "ray", *words, "trainer.max_epochs=2", "hydra.sweeper.batch=2")
+    driver.until(lambda: len(ray_workers(driver)) == 2 and len(driver.packs()) == 2)
+    text = driver.end()
+    assert [f"trials {n}, {n + 1} of 6" in text for n in (0, 2, 4)] == [True] * 3
+    assert_study_is_that_of_the_runs(tmp_path / "ray", 6)
+    until_gone(driver)
 
 
 # lets nodes be at the loopback address, which `ray start` replaces by that of the machine

@@ -3,7 +3,6 @@
 Most tests replace the training of a trial by a formula; the last ones train.
 """
 
-import json
 import signal
 import subprocess
 import sys
@@ -17,11 +16,11 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
 from conftest import SMALL
-from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import SweepJob, write_sweep
 from hydratune.sweeps import job_processes
 from search_cases import (
     SPACE,
+    assert_study_is_that_of_the_runs,
     ended_jobs,
     formula_runner,
     load_study,
@@ -204,23 +203,6 @@ def test_a_driver_in_another_folder_keeps_its_trials(hydratune: Command, tmp_pat
         and (tmp_path / "two" / "3").is_dir()
     ), text
     assert [trial.state.name for trial in study.get_trials()][2] == "RUNNING"
-
-
-def assert_study_is_that_of_the_runs(folder: Path, count: int) -> None:
-    study = load_study(folder)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * count
-    for trial in study.trials:
-        record = RunDirectory(folder / str(trial.number))
-        assert trial.value == json.loads(record.metrics_file.read_text())["val/loss"]
-        settings = OmegaConf.load(record.config_file)
-        assert (settings.optimizer.lr, settings.adapter.r) == (
-            trial.params["optimizer.lr"],
-            trial.params["adapter.r"],
-        )
-        assert (
-            str(settings.adapter.target_modules).replace("'", "").replace(" ", "")
-            == trial.params["adapter.target_modules"]
-        )
 
 
 TRAINED = (*SPACE, "adapter.target_modules=[q_proj,v_proj],[up_proj]", "hydra/launcher=pack")

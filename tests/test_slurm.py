@@ -14,6 +14,7 @@ import pytest
 import sweep_driver
 from conftest import SHARED, SMALL
 from run_files import offline_environment, states
+from search_cases import SPACE, assert_study_is_that_of_the_runs
 from sweep_driver import SECONDS, assert_same_sweep
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,7 @@ RUN = (
 )
 SLURM = ("hydra/launcher/executor=slurm", "hydra.launcher.executor.at_once=2")
 CANARY = "canary-52e9a07c1d"
+SEARCH = (*SPACE, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6")
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +131,25 @@ def test_a_command_that_does_not_wait_is_typed_again(
         text = Driver(tmp_path / "sweep", cluster, *words).end()
     assert set(states(tmp_path / "sweep").values()) == {"finished"}
     assert len(list((tmp_path / "sweep" / "slurm").glob("*_submission.sh"))) == 1
+
+
+@pytest.mark.fault(
+    "kill -9 of the driver of a search on Slurm",
+    seen="its jobs continue; the same command waits for them",
+    kept="all trials; none runs twice",
+)
+def test_a_search_waits_for_the_jobs_of_a_driver_that_was_killed(
+    tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    words = (*RUN, *SEARCH, "trainer.max_epochs=4", "hydra.sweeper.batch=2", *SLURM)
+    first = Driver(tmp_path / "search", cluster, *words)
+    first.until(lambda: first.steps(0) > 3 and first.steps(2) > 3)  # two batches at a time
+    assert not first.steps(4)
+    first.process.kill()
+    first.process.wait()
+    text = Driver(tmp_path / "search", cluster, *words).end()
+    assert "submitted before" in text and text.count("\nbest: ") == 1
+    assert states(tmp_path / "search") == {str(number): "finished" for number in range(6)}
+    assert_study_is_that_of_the_runs(tmp_path / "search", 6)
+    logs = list((tmp_path / "search" / "slurm").glob("*_log.out"))
+    assert len(logs) == 3  # one for each batch
