@@ -10,12 +10,13 @@ Imports no torch: ``hydratune train --cfg job`` and every refusal of a wrong set
 instant.
 """
 
+import copy
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -182,17 +183,27 @@ def typed(config: DictConfig, kind: type[Config]) -> Config:
 
     Raises OmegaConf's own errors, and ``ConfigError`` for a variant that does not exist.
     """
-    tree = OmegaConf.structured(kind)
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
-    for group in _VARIANT_FIELD:
-        settings = values.get(group)
-        if isinstance(settings, dict):
-            tree[group] = OmegaConf.structured(_variant_of(group, settings))
+    variants = tuple(
+        (group, _variant_of(group, values[group]))
+        for group in _VARIANT_FIELD
+        if isinstance(values.get(group), dict)
+    )
+    tree = copy.deepcopy(_schema(kind, variants))  # type: ignore[arg-type]  # a class
     result = OmegaConf.to_object(OmegaConf.unsafe_merge(tree, values))
     assert isinstance(result, kind)
     expand_paths(result)
     return result
+
+
+@lru_cache(maxsize=64)  # making one takes a third of the time of a composition
+def _schema(kind: type, variants: tuple[tuple[str, type], ...]) -> DictConfig:
+    """Return the schema of ``kind`` with the chosen variant of each group, not to be changed."""
+    tree: DictConfig = OmegaConf.structured(kind)
+    for group, variant_kind in variants:
+        tree[group] = OmegaConf.structured(variant_kind)
+    return tree
 
 
 def _variant_of(group: str, settings: Mapping[object, object]) -> type:
