@@ -113,8 +113,10 @@ def disturbed(
                 driver = start()
             while driver.process.poll() is None and not driver.packs():
                 time.sleep(0.2)  # it composes the trials
+            if generator.random() < 0.8:  # the others are killed while they start
+                until_it_trains(driver)
             try:
-                driver.process.wait(generator.uniform(2, 10) if killed < kills else 5)
+                driver.process.wait(generator.uniform(0, 8) if killed < kills else 5)
             except subprocess.TimeoutExpired:
                 workers = driver.processes_with(f"ray::{folder.name}".encode())
                 kinds = {driver.process.pid: "driver", **dict.fromkeys(workers, "worker")}
@@ -129,6 +131,15 @@ def disturbed(
         if driver.process.poll() is None:
             driver.process.kill()
         driver.process.wait()
+
+
+def until_it_trains(driver: Driver) -> None:
+    """Wait for a step of any job."""
+    done, until = len(lines(driver.folder, "steps.jsonl")), time.monotonic() + 60
+    while driver.process.poll() is None and time.monotonic() < until:
+        if len(lines(driver.folder, "steps.jsonl")) > done:
+            return
+        time.sleep(0.2)
 
 
 def path_with(site: Path) -> str:
