@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lightning
 import pytest
 
 from conftest import SMALL
 from fault_table import TESTS, faults
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
+from hydratune.training.resume import TrainerPosition
 
 Command = Callable[..., tuple[int, str]]
 NO_MOUNTS = "a file system can only be mounted by root on Linux"
@@ -114,17 +116,26 @@ def test_outputs_may_be_on_a_file_system_of_their_own(hydratune: Command, disk: 
 def test_a_clock_that_is_set_back_changes_no_duration(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, real = time.monotonic(), time.time
+    real, write, written = time.time, TrainerPosition.write, 0
 
     def set_back() -> float:
-        return real() - (86_400 if time.monotonic() - began > 0.5 else 0)
+        return real() - (86_400 if written else 0)
+
+    def count(self: TrainerPosition, trainer: lightning.Trainer) -> None:
+        nonlocal written
+        write(self, trainer)
+        written += 1
 
     monkeypatch.setattr(time, "time", set_back)
-    code, text = hydratune("train", *SMALL, "tracking=disabled", f"hydra.run.dir={tmp_path}/run")
+    monkeypatch.setattr(TrainerPosition, "write", count)
+    words = ("trainer.checkpoint_minutes=1e-6", "trainer.validations_per_epoch=1")
+    words = (*words, "data.batch_size=2", "trainer.max_steps=4", "tracking=disabled")
+    code, text = hydratune("train", *SMALL, *words, f"hydra.run.dir={tmp_path}/run")
     assert code == 0, text
     metrics = RunMetrics.read(RunDirectory(tmp_path / "run").metrics_file)
     assert all(seconds >= 0 for seconds in metrics.seconds.values()) and metrics.seconds
     assert metrics.values["cost/tokens_per_second"] > 0 and "-" not in text.split("took")[1][:8]
+    assert written == 4
 
 
 def test_every_row_of_the_table_is_a_test() -> None:
