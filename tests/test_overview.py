@@ -21,7 +21,7 @@ from hydratune.overview.held_locks import HeldLocks, this_host
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.records.sweep import SweepJob, write_sweep
-from hydratune.sweeps import added_jobs
+from hydratune.sweeps import added_jobs, joining
 from hydratune.sweeps.stop_requests import stop_requests
 
 Command = Callable[..., tuple[int, str]]
@@ -311,15 +311,18 @@ def test_further_jobs_that_are_not_clear_are_refused(
 def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
     hydratune: Command, grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(joining, "_PATIENCE", 0.0)
     with FileLock(grid / ".lock"):
         code, text = hydratune("add", str(grid), "optimizer.lr=1", "like=0")
-    assert code == 0 and "starts these jobs when its own have ended" in text
+    assert code == 0 and "a1-0 is kept: it starts when the sweep's own jobs have ended" in text
+    assert not list((grid / ".join").iterdir()) and not (grid / "a1-0" / "adapter").exists()
     started: list[list[str]] = []
     monkeypatch.setattr(added_jobs.subprocess, "Popen", started.append)
     monkeypatch.setattr(added_jobs, "wait", lambda _: 0)
     assert added_jobs.run_waiting(grid) == [0]
     assert started[0][2:] == ["hydratune", "add", str(grid), "optimizer.lr=1", "like=0"]
     assert view_sweep(grid, HeldLocks()).added == [["optimizer.lr=1", "like=0"]]
+    assert added_jobs.run_waiting(grid) == []  # once
 
 
 @pytest.mark.slow

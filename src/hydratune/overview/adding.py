@@ -3,11 +3,10 @@
 import difflib
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from rich.markup import escape
-
-from hydratune.console import console, print_error
+from hydratune.console import print_error
 from hydratune.errors import HydratuneError, InputError
 from hydratune.overview.collect import SweepView, view_sweep
 from hydratune.overview.held_locks import HeldLocks
@@ -15,6 +14,7 @@ from hydratune.records.sweep import SWEEP_FILE, SweepJob, read_study, read_sweep
 from hydratune.settings.overrides import quoted_value
 from hydratune.settings.registry import override_key
 from hydratune.sweeps.added_jobs import number_of
+from hydratune.sweeps.joining import joining
 
 HELP = """\
 usage: hydratune add SWEEP SETTING=VALUE[,VALUE ...] ... [like=JOB] [from=JOB]
@@ -25,7 +25,8 @@ further jobs for a sweep: they are ranked with its own, and in the same W&B grou
   like=JOB       all other settings are those of this job
   from=JOB       likewise, and training begins from its adapter instead of from the base model
 
-If a process runs the sweep, it starts them when its own jobs have ended. The same words, typed
+If a process runs the sweep, they join its pack where they can share its base model and data;
+others start when its own jobs have ended. The same words, typed
 again, are the same jobs: what is finished is not run again.
 """
 _OWN = ("hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra.run")  # settings that are not repeated
@@ -47,13 +48,12 @@ def add(words: Sequence[str]) -> int:
     except HydratuneError as error:
         print_error(f"hydratune add: {error}")
         return error.exit_code
-    if is_waiting:
-        console.print(
-            f"kept in {escape(str(folder))}: process {view.driver or ''} runs the sweep, and starts"
-            " these jobs when its own have ended",
-            soft_wrap=True,
-        )
-        return 0
+    with joining() if is_waiting else nullcontext():
+        return _run(view, settings, number)
+
+
+def _run(view: SweepView, settings: Sequence[str], number: int) -> int:
+    """Run jobs, or offer them to the process that runs the sweep; return the exit code."""
     from hydratune.composition import run_command
 
     return run_command(
@@ -62,7 +62,7 @@ def add(words: Sequence[str]) -> int:
             "-m",
             *settings,
             *_launcher(view, settings),
-            f"hydra.sweep.dir={quoted_value(str(folder))}",
+            f"hydra.sweep.dir={quoted_value(str(view.folder))}",
             f"hydra.sweep.subdir=a{number}-${{hydra.job.num}}",
             "hydra.sweeper.params=null",
         ],

@@ -58,7 +58,12 @@ def run_waiting(folder: Path) -> list[int]:
 
     The ranking at their end is that of the whole sweep.
     """
-    waiting = [entry["words"] for entry in _entries(folder) if entry["waits"]]
+    with FileLock(folder / f".{ADDED_FILE}.lock"):
+        entries, first = _entries(folder), words_of_sweep(folder)
+        waiting = [entry["words"] for entry in entries if entry["waits"]]
+        if waiting:  # the commands that run them start no others
+            none = [{**entry, "waits": False} for entry in entries]
+            write_json(folder / ADDED_FILE, {"sweep": first, "added": none})
     if waiting:
         console.print(f"jobs were added while the sweep ran: {counted(len(waiting), 'command')}")
     add = [sys.executable, "-m", "hydratune", "add", str(folder)]

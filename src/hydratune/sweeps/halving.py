@@ -102,6 +102,12 @@ class HalvingScheduler:
         """Take over a job from an earlier start of this sweep, with its scores at the rungs."""
         self._jobs[name] = _Job(dict(enumerate(scores)), state, final_score)
 
+    def add(self, name: str) -> None:
+        """Have one more job run; not for jobs that are judged together."""
+        with self._changed:
+            self._jobs[name] = _Job()
+            self._changed.notify_all()
+
     # ----------------------------------------------------------------------- called by job threads
     def next_job(self) -> str | None:
         """Return a job to run now; wait for one as long as a running job may make one free.

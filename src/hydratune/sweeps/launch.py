@@ -38,6 +38,7 @@ from hydratune.sweeps.job_checks import (
     refuse_other_settings,
 )
 from hydratune.sweeps.job_processes import run_one_by_one, wait_for_unfinished
+from hydratune.sweeps.joining import is_joining, offer
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.planning import PlannedJob
@@ -75,6 +76,9 @@ def launch(
     except Exception:
         remove_folder_of_refused(folder)
         raise
+    if is_joining():
+        _join(folder, jobs, options)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         _refuse_other_contents(folder, jobs, options)
@@ -108,6 +112,21 @@ def launch(
         raise SweepError(
             "not all jobs that were added have finished; what failed, and how to continue:"
             f" hydratune status {shlex.quote(str(relative_path(folder)))}"
+        )
+
+
+def _join(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None) -> None:
+    """Offer jobs to the process that runs the sweep in ``folder``, and say what became of it."""
+    for job in jobs:
+        refuse_other_settings(job)
+    joined = offer(folder, jobs, options)
+    left = [job.name for job in jobs if job.name not in joined]
+    if joined:
+        console.print(f"joined the running pack: job {', '.join(joined)}", soft_wrap=True)
+    if left:
+        console.print(
+            f"job {', '.join(left)} is kept: it starts when the sweep's own jobs have ended",
+            soft_wrap=True,
         )
 
 

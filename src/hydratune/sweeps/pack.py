@@ -38,10 +38,12 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, Status
 from hydratune.settings.commands import load
 from hydratune.settings.monitor import Monitor
+from hydratune.sweeps.joining import take
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK, PackArguments
 from hydratune.sweeps.pack_job import Pack, create_scheduler, report_end, run_job
 from hydratune.sweeps.pack_logging import log_by_thread
 from hydratune.sweeps.pack_resources import PackResources
+from hydratune.sweeps.planning import shared_by
 from hydratune.sweeps.processes import INTERRUPTED
 from hydratune.sweeps.progress_table import ProgressTable
 from hydratune.sweeps.stop_requests import stop_requests
@@ -99,6 +101,7 @@ class JobThreads:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._stopped_before: set[str] = set()  # jobs that were stopped before the first error
+        self._shared = _shared_by_all(pack.arguments)  # by jobs that may join
         self.errors: list[str] = []  # of the pack itself, which no job is to blame for
 
     def run_all(self) -> None:
@@ -112,9 +115,23 @@ class JobThreads:
             give_back(_SPARE_MEMORY)
             if pack.arguments.parent not in (None, os.getppid()):  # it was killed
                 pack.resources.leave.set()
+            self._let_jobs_join()
             for name in stop_requests(pack.arguments.folder) & set(pack.records):
                 pack.resources.leave_job[name].set()
             self._replace_hanging()
+
+    def _let_jobs_join(self) -> None:
+        """Run the jobs that were added to the sweep meanwhile and share what this pack shares."""
+        pack = self._pack
+        if not self._shared or pack.resources.is_leaving():
+            return
+        for name in take(pack.arguments.folder, self._shared):
+            pack.records[name] = RunDirectory(pack.arguments.folder / name)
+            pack.progress_table.add(name)
+            pack.scheduler.add(name)
+            console.print(f"job {escape(name)} was added, and joins this pack", soft_wrap=True)
+            if len(self._threads) < pack.arguments.together:
+                self._start()
 
     def _start(self) -> None:
         name = f"job thread {len(self._threads)}"
@@ -169,6 +186,19 @@ def _stopped(pack: Pack) -> set[str]:
             if record.read_status().outcome in (Outcome.stopped, Outcome.cannot_share_pack):
                 stopped.add(name)
     return stopped
+
+
+def _shared_by_all(arguments: PackArguments) -> str:
+    """Return what jobs have to share to join the pack; "": none can.
+
+    Jobs that are judged together are known from the beginning, and a cluster runs a pack again
+    without those that joined it.
+    """
+    if arguments.halving.is_on or arguments.parent is None:
+        return ""
+    files = map(arguments.settings_file, arguments.names)
+    file = next((file for file in files if file.is_file()), None)
+    return shared_by(load(file)) if file is not None else ""
 
 
 def _create_resources(arguments: PackArguments) -> PackResources:

@@ -32,7 +32,7 @@ class Pack:
     """A pack at work: what the threads of its jobs share."""
 
     arguments: PackArguments
-    records: Mapping[str, RunDirectory]  # by the name of the job
+    records: dict[str, RunDirectory]  # by the name of the job; those that join are added
     resources: PackResources
     scheduler: HalvingScheduler
     watch: Watch

@@ -115,10 +115,10 @@ def _prepare_pack(folder: Path, pack: PlannedPack, options: PackOptions) -> None
     """Write what the process of a pack reads."""
     for job in pack.jobs:
         if not job.record.is_finished() and job.name not in pack.failed:
-            _prepare(folder, job, options)
+            prepare(folder, job, options)
 
 
-def _prepare(folder: Path, job: PlannedJob, options: PackOptions) -> None:
+def prepare(folder: Path, job: PlannedJob, options: PackOptions) -> None:
     """Write the settings of a job for the process of its pack, and what Hydra writes for a job.
 
     A job that was stopped early by halving only runs if a better one fails, so its record stays.

@@ -39,6 +39,7 @@ class ProgressTable:
     def __init__(self, folder: Path, names: Sequence[str], monitor: Monitor | None = None) -> None:
         """``monitor``: by what the jobs are ranked; None: the validation loss."""
         jobs, self.monitor = read_sweep(folder), monitor or Monitor()
+        self._folder = folder
         self.lines = {
             name: _line(folder / name, jobs[name].varying if name in jobs else {}, self.monitor)
             for name in names
@@ -63,6 +64,14 @@ class ProgressTable:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def add(self, name: str) -> None:
+        """Show one more job."""
+        jobs = read_sweep(self._folder)
+        varying = jobs[name].varying if name in jobs else {}
+        with self._lock:
+            lines = {**self.lines, name: _line(self._folder / name, varying, self.monitor)}
+            self.lines = lines  # whoever reads the lines meanwhile has the old ones
 
     def began(self, name: str) -> None:
         """Show that job ``name`` runs; the time for which it was paused does not count."""

@@ -1,0 +1,78 @@
+"""Jobs that join a pack while it runs: offered by ``hydratune add``, taken by the pack.
+
+A file for each offered job in the sweep's folder holds what the job shares with others. A pack
+takes the jobs that share its base model, data and precision; nobody else needs to know, because
+jobs that no pack has taken are started when the sweep's own have ended. Needs no torch.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+
+from hydratune.records.files import write_text
+from hydratune.records.sweep import read_study, read_sweep, write_sweep
+from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.pack_processes import prepare
+from hydratune.sweeps.planning import PlannedJob, shared_by, why_alone
+
+_FOLDER = ".join"  # in that of the sweep
+_PATIENCE = 5.0  # seconds in which a pack takes what it can run
+_is_joining: ContextVar[bool] = ContextVar("_is_joining", default=False)
+
+
+@contextmanager
+def joining() -> Iterator[None]:
+    """Let the jobs of a sweep that is composed in the block join a running one."""
+    token = _is_joining.set(True)
+    try:
+        yield
+    finally:
+        _is_joining.reset(token)
+
+
+def is_joining() -> bool:
+    """Return whether jobs are to join a running sweep."""
+    return _is_joining.get()
+
+
+def offer(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None) -> list[str]:
+    """Offer jobs to the packs of the sweep in ``folder``; return the names of those taken soon.
+
+    Jobs that are judged together, or run elsewhere, are not offered.
+    """
+    if options is None or options.is_halving or options.executor.runs_alone_jobs:
+        return []
+    chosen = [
+        job for job in jobs if not job.record.is_finished() and why_alone(job.settings) is None
+    ]
+    names = {job.name for job in jobs}
+    earlier = [job for name, job in read_sweep(folder).items() if name not in names]
+    write_sweep(folder, [*earlier, *(job.job for job in jobs)], read_study(folder))
+    for job in chosen:
+        prepare(folder, job, options)
+        (folder / _FOLDER).mkdir(exist_ok=True)
+        write_text(folder / _FOLDER / job.name, shared_by(job.settings))
+    until = time.monotonic() + _PATIENCE
+    while (left := _offered(folder)) and time.monotonic() < until:
+        time.sleep(0.1)
+    for file in left:
+        file.unlink(missing_ok=True)
+    return [job.name for job in chosen if folder / _FOLDER / job.name not in left]
+
+
+def take(folder: Path, shared: str) -> list[str]:
+    """Return the names of the offered jobs that share ``shared``; no other pack gets them."""
+    taken = []
+    for file in _offered(folder):
+        with suppress(OSError):  # another pack has taken it
+            if file.read_text("utf-8") == shared:
+                file.unlink()
+                taken.append(file.name)
+    return taken
+
+
+def _offered(folder: Path) -> list[Path]:
+    place = folder / _FOLDER
+    return sorted(place.glob("[!.]*")) if place.is_dir() else []
