@@ -25,7 +25,7 @@ from hydratune.composition.mappings import (
     mapping_of,
     mapping_settings,
 )
-from hydratune.composition.options import option_meant, unknown_option
+from hydratune.composition.options import option_meant, path_meant, unknown_option
 from hydratune.composition.resolvers import CONF
 from hydratune.composition.suggestions import unknown_setting, written
 from hydratune.composition.value_types import (
@@ -218,7 +218,8 @@ def _unreadable_override(failure: _Failure) -> Problem | None:
     typed_key, equals, value = override.partition("=")
     if not equals:
         why = "a setting is written KEY=VALUE, without spaces"
-        return Problem(override, "", why, written(typed_key, failure.command))
+        path = path_meant(override, failure.command)
+        return Problem(override, "", why, path or written(typed_key, failure.command))
     if not _is_readable(f"{typed_key}=0"):
         why = "this is not the name of a setting"
         return Problem(typed_key, value, why, "a setting is written GROUP.NAME=VALUE")

@@ -18,7 +18,7 @@ from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.export import ExportSettings, ServeSettings
 from hydratune.settings.judge import AskingConfig, FactsConfig
 from hydratune.settings.model import ModelConfig, Quantization
-from hydratune.settings.not_given import example_run
+from hydratune.settings.not_given import no_run
 from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
 from hydratune.settings.paths import CONFIG_FILE, path_setting
 from hydratune.settings.ranges import at_least, one_of
@@ -348,11 +348,8 @@ class ChatConfig(ChattingConfig, CommandConfig):
 def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
     """Yield a problem if ``run`` is no run directory."""
     if not (Path(run) / CONFIG_FILE).is_file():
-        why = f"this is not a run directory (no {CONFIG_FILE} in it)"
-        if not Path(run).exists():
-            why = "this is not a run directory: there is no such folder"
-        fix = f"give a run directory such as {example_run()}{alternative}"
-        yield Problem("run", run, why, fix)
+        why, fix = no_run(Path(run))
+        yield Problem("run", run, why, f"{fix}{alternative}")
 
 
 # settings of older runs that changed nothing in the weights
