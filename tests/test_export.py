@@ -159,6 +159,18 @@ def test_a_merge_with_a_wrong_scale_is_rejected(
     assert code == 1 and Path("out.rejected-2").is_dir()  # the first one is kept
 
 
+@pytest.mark.usefixtures("wrong_merge")
+def test_no_form_of_a_rejected_export_is_served_and_what_is_good_is_said(
+    run: Path, command_line: Command
+) -> None:
+    code, text = command_line("export", f"run={run}", "output=out", "form=[merged,adapter]", *QUICK)
+    assert code == 1
+    assert "merged: rounding does not explain this" in text
+    assert "exported alone by form=adapter" in text
+    code, text = command_line("serve", "export=out.rejected/merged", "dry_run=true")
+    assert code == 2 and "this export was rejected" in text
+
+
 def test_a_limit_of_the_settings_decides(run: Path, command_line: Command) -> None:
     code, text = command_line(
         "export", f"run={run}", "output=out", *QUICK, "limits.mean_kl=0", "limits.max_kl=0"
