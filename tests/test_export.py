@@ -18,6 +18,7 @@ from conftest import SMALL
 from hydratune import digests
 from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import InputError, RunError
+from hydratune.settings.export import ExportSettings
 
 Command = Callable[..., tuple[int, str]]
 TRAINED = (*SMALL, "optimizer.lr=0.05", "tracking=disabled")  # far from the base
@@ -157,6 +158,21 @@ def test_a_merge_with_a_wrong_scale_is_rejected(
     assert code == 2 and "rejected" in text
     code, _ = command_line("export", f"run={run}", "output=out", *QUICK)
     assert code == 1 and Path("out.rejected-2").is_dir()  # the first one is kept
+
+
+def test_a_setting_of_another_form_is_said_to_have_no_effect(
+    run: Path, command_line: Command
+) -> None:
+    words = ("quantization=nf4", "gguf_type=q8_0", "system=hello")
+    code, text = command_line("export", f"run={run}", "output=out", *words, *QUICK)
+    assert code == 0
+    assert "quantization=nf4 has no effect: it is for form=quantised, not form=merged" in text
+    assert (
+        "it is for form=gguf and form=ollama, not" in text and "system=hello has no effect" in text
+    )
+    assert "dtype" not in text
+    settings = ExportSettings(run=str(run), form=["gguf", "quantised"], push="me/model")
+    assert set(settings.without_effect()) == {"system", "temperature"}
 
 
 @pytest.mark.usefixtures("wrong_merge")

@@ -1,7 +1,7 @@
 """The complete settings of each command, and the rules between their groups."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -53,6 +53,10 @@ class CommandConfig:
         What only the machine or the model can tell is checked later, with the same ``Problem``.
         """
         yield from ()
+
+    def idle(self) -> Mapping[str, str]:
+        """Return the settings that change nothing beside the others, and why."""
+        return {}
 
     def check(self) -> None:
         """Raise ``ConfigError`` with every problem of the settings, if there are any."""
@@ -313,6 +317,9 @@ class ExportConfig(ExportSettings, CommandConfig):
         yield from self.own_problems()
         yield from secret_problems("", plain(self))
 
+    def idle(self) -> Mapping[str, str]:
+        return self.without_effect()
+
 
 @dataclass
 class GenerateConfig(GeneratingConfig, CommandConfig):
@@ -322,6 +329,9 @@ class GenerateConfig(GeneratingConfig, CommandConfig):
         yield from _run_problems(self.run)
         yield from self.generating_problems()
         yield from secret_problems("", plain(self))
+
+    def idle(self) -> Mapping[str, str]:
+        return self.without_effect()
 
 
 @dataclass
@@ -343,6 +353,9 @@ class ChatConfig(ChattingConfig, CommandConfig):
         yield from _run_problems(self.run)
         yield from self.chatting_problems()
         yield from secret_problems("", plain(self))
+
+    def idle(self) -> Mapping[str, str]:
+        return self.without_effect()
 
 
 def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
