@@ -313,6 +313,12 @@ def test_a_sweep_is_planned_with_the_packs_of_a_run_and_nothing_is_left_behind(
     assert content["sweep"]["packs"] == [[0, 1, 2, 3]] and content["sweep"]["trials"] == 4
 
 
+def test_devices_are_known_however_their_name_is_typed() -> None:
+    for name in ("RTX 4090", "rtx_4090", "rtx-4090", "RTX4090"):
+        config = of_model("qwen3_0_6b", f"device={name}")
+        assert planned(config).duration.explanation.count("RTX 4090") == 1
+
+
 def test_warnings_of_every_trial_and_the_models_side_by_side_are_said(
     hydratune: Command, tmp_path: Path
 ) -> None:
@@ -410,7 +416,8 @@ def test_names_of_rows_and_models_cannot_put_markup_on_the_page() -> None:
     [
         (("price_per_hour=-1",), "price_per_hour = -1"),
         (("utilisation=2",), "utilisation=0.4"),
-        (("device=RTX",), "one of: "),
+        (("device=h100",), "one of: 'device=H100 SXM 80GB'\n"),
+        (("device=my_card",), "device=MI300X"),
         (("probe=true", "tokens_per_second=5"), "leave one of the two out"),
         (("intended_use=profit",), "commercial"),
         (("model=local", "model.path=nowhere"), "no such folder"),

@@ -75,9 +75,11 @@ def show(config: PlanConfig, plan: Plan, sweep: SweepPlan | None = None) -> None
 
 
 def _models_table(sweep: SweepPlan) -> Table:
-    table = Table(title="the base models, on this machine", title_justify="left", header_style="bold")
-    for title in MODEL_COLUMNS:
-        table.add_column(title)
+    table = Table(
+        title="the base models, on this machine", title_justify="left", header_style="bold"
+    )
+    for column in MODEL_COLUMNS:
+        table.add_column(column)
     for cells in sweep.models:
         table.add_row(*map(escape, cells))
     return table
