@@ -116,7 +116,8 @@ def test_the_card_says_what_the_run_knew(run: Path, command_line: Command) -> No
     assert "optimizer.lr: 0.05" in card  # of the run, not of a default
     fingerprint = json.loads((run / "data.json").read_text())["fingerprint"]
     assert fingerprint in card and "mean KL" in card and "field F1" in card
-    assert "ungrounded | warn" in card
+    assert "that the request does not contain (ungrounded) | warn |" in card
+    assert " training rows (size) | warn |" in card
     assert "PeftModel" not in card and str(Path.home()) not in card
 
 
