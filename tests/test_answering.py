@@ -465,6 +465,23 @@ def test_a_saved_conversation_is_a_training_row_and_is_continued(
     assert "no such file" in text and ".json or .jsonl" in text and "cannot write" in text
 
 
+@pytest.mark.parametrize("command", ["chat", "generate", "export", "serve", "evaluate"])
+def test_a_run_that_did_not_end_says_how_it_is_continued(
+    command: str, hydratune: Command, tmp_path: Path
+) -> None:
+    stopped = tmp_path / "runs/stopped"
+    (stopped / "adapter").mkdir(parents=True)
+    (stopped / "config.yaml").touch()
+    (stopped / "status.json").write_text('{"state": "stopped"}')
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": "A lease."}])
+    words = ("input=rows.jsonl", "output=a.jsonl") if command == "generate" else ()
+    code, text = hydratune(command, f"run={stopped}", *words)
+    assert code == 1 and "has no model yet: its state is stopped" in text, text
+    shown = hydratune("doctor", "outputs=runs")[1]
+    assert "hydratune doctor outputs=runs has the command" in text
+    assert "hydra.run.dir=runs/stopped" in shown
+
+
 def test_every_saved_conversation_can_be_loaded_and_other_files_say_why_not(
     model: AnsweringModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hydratune import digests
 from hydratune.console import console
 from hydratune.errors import InputError, RunError, refuse
-from hydratune.experiment.finished_run import open_run
+from hydratune.experiment.finished_run import open_run, require_adapter
 from hydratune.export import output, rejected
 from hydratune.export.opened import OpenedRun, obstacles, open_model
 from hydratune.records.environment import Environment
@@ -56,6 +56,7 @@ def export_run(config: ExportSettings) -> tuple[Path, list[Compared]]:
     another name. Nothing is left behind that looks like an export if this ends otherwise.
     """
     finished = open_run(config.run)
+    require_adapter(finished.record, "export")
     refuse(obstacles(finished, config.forms))
     folder = output.choose(config.output, finished.record.path)
     opened = open_model(finished, config)

@@ -113,7 +113,7 @@ def of_run(run: Path, kind: Kind) -> tuple[Target, list[str] | None]:
     ``RunError`` for a run without trained weights.
     """
     adapter = run / "adapter"
-    found = kind_of(adapter) if adapter.is_dir() else None
+    found = kind_of(adapter) if any(adapter.glob("*.safetensors")) else None
     if found is None:
         raise RunError(f"{adapter} holds no weights (*.safetensors); this run has nothing to serve")
     if found is kind:  # trained in full
