@@ -217,9 +217,8 @@ def _unreadable_override(failure: _Failure) -> Problem | None:
     override = failure.error.override
     typed_key, equals, value = override.partition("=")
     if not equals:
-        why = "a setting is written KEY=VALUE, without spaces"
-        path = path_meant(override, failure.command)
-        return Problem(override, "", why, path or written(typed_key, failure.command))
+        fix = path_meant(override, failure.command) or written(typed_key, failure.command)
+        return Problem(override, "", "a setting is written KEY=VALUE, without spaces", fix)
     if not _is_readable(f"{typed_key}=0"):
         why = "this is not the name of a setting"
         return Problem(typed_key, value, why, "a setting is written GROUP.NAME=VALUE")
