@@ -14,6 +14,7 @@ from hydratune.data.cases.base import CaseData
 from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError
 from hydratune.settings.commands import COMMANDS, EvaluateConfig, TrainConfig, load
+from hydratune.settings.not_given import not_given
 from hydratune.settings.registry import plain, typed, variants
 from hydratune.settings.secrets import mask, refuse_secrets
 from hydratune.sweeps.wandb_sweep.definition import read_definition
@@ -292,8 +293,7 @@ def test_a_run_that_is_not_there_is_told_from_other_folders(
     missing, other = (next(EvaluateConfig(run=run).problems()) for run in ("nowhere", "outputs"))
     assert "there is no such folder" in missing.why and "no config.yaml" in other.why
     assert missing.fix == "give a run directory such as outputs/a/new"
-    (ungiven,) = composition_problems("evaluate", [])
-    assert ungiven.fix == "give it, for example: run=outputs/a/new"
+    assert not_given("run").fix == "give it, for example: run=outputs/a/new"
 
 
 def run_folder(folder: Path, *files: str) -> None:
@@ -308,8 +308,7 @@ def test_the_example_of_a_run_is_a_finished_one_and_no_hidden_folder(
     monkeypatch.chdir(tmp_path)
     run_folder(Path("outputs/mine"), "metrics.json")
     run_folder(Path("outputs/a/begun"))
-    (problem,) = composition_problems("evaluate", [])
-    assert problem.fix == "give it, for example: run=outputs/mine"
+    assert not_given("run").fix == "give it, for example: run=outputs/mine"
     assert next(EvaluateConfig(run="nowhere").problems()).fix.endswith("outputs/mine")
 
 
