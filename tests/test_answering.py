@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import sys
+import termios
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -128,13 +131,14 @@ def test_an_interrupted_call_is_continued(
     hydratune: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert generate(hydratune, run, "output=whole.jsonl")[0] == 0
-    append, written = AnswerFile.append, list[int]()
+    append, written, one_thread = AnswerFile.append, list[int](), threading.Lock()
 
     def interrupted(file: AnswerFile, new: Sequence[dict[str, Any]]) -> None:
-        if len(written) >= 2:
-            raise KeyboardInterrupt
-        append(file, new[:1])
-        written.extend(line["row"] for line in new[:1])
+        with one_thread:
+            if len(written) >= 2:
+                raise KeyboardInterrupt
+            append(file, new[:1])
+            written.extend(line["row"] for line in new[:1])
 
     with monkeypatch.context() as patch:
         patch.setattr(AnswerFile, "append", interrupted)
@@ -218,6 +222,16 @@ def test_rows_that_are_too_long_are_said_and_not_asked(
     long, short = lines(tmp_path / "answers.jsonl")
     assert long["answer"] is None and long["finish_reason"] == "too long"
     assert short["answer"] and short["finish_reason"] == "length"
+
+
+def test_settings_of_draws_without_draws_are_said_to_have_no_effect(
+    hydratune: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("/quit\n"))
+    code, text = generate(hydratune, run, "top_p=0.5", "rows=1", "max_new_tokens=2")
+    assert code == 0 and "top_p=0.5 has no effect: at temperature=0" in text, text
+    code, text = hydratune("chat", f"run={run}", "top_p=0.5", "temperature=0.7")
+    assert code == 0 and "no effect" not in text, text
 
 
 def test_answers_are_held_to_a_schema(hydratune: Command, run: Path, tmp_path: Path) -> None:
@@ -451,6 +465,46 @@ def test_a_saved_conversation_is_a_training_row_and_is_continued(
     assert "no such file" in text and ".json or .jsonl" in text and "cannot write" in text
 
 
+@pytest.mark.parametrize("command", ["chat", "generate", "export", "serve", "evaluate"])
+def test_a_run_that_did_not_end_says_how_it_is_continued(
+    command: str, hydratune: Command, tmp_path: Path
+) -> None:
+    stopped = tmp_path / "runs/stopped"
+    (stopped / "adapter").mkdir(parents=True)
+    (stopped / "config.yaml").touch()
+    (stopped / "status.json").write_text('{"state": "stopped"}')
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": "A lease."}])
+    words = ("input=rows.jsonl", "output=a.jsonl") if command == "generate" else ()
+    code, text = hydratune(command, f"run={stopped}", *words)
+    assert code == 1 and "has no model yet: its state is stopped" in text, text
+    shown = hydratune("doctor", "outputs=runs")[1]
+    assert "hydratune doctor outputs=runs has the command" in text
+    assert "hydra.run.dir=runs/stopped" in shown
+
+
+def test_every_saved_conversation_can_be_loaded_and_other_files_say_why_not(
+    model: AnsweringModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for blank in ("", "\n\n"):
+        spoken = Conversation("Be brief.")
+        spoken.ask("A lease.")
+        spoken.answer(blank, whole=True)
+        spoken.save(Path("blank.json"))
+        again = Conversation(None)
+        again.load(Path("blank.json"))
+        assert again.messages == spoken.messages
+        Path("blank.json").unlink()
+    Path("asked.jsonl").write_text('{"prompt": "A lease."}\n')
+    Path("wide.json").write_bytes('{"messages": []}'.encode("utf-16"))
+    chat = new_chat(model)
+    chat.handle("/load asked.jsonl")
+    chat.handle("/load wide.json")
+    text = said(chat)
+    assert "asked.jsonl: no question with an answer in it" in text
+    assert "wide.json: this is not UTF-8 text" in text and "data.encoding" not in text
+
+
 def test_a_chat_begins_with_what_the_run_trained(
     run: Path, command_line: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -531,6 +585,25 @@ def test_a_terminal_without_prompt_toolkit(
             show(systems[-1], "[bold]c")
     text = capsys.readouterr().out
     assert "\x1b[2J" not in text and text.count("a\\x1b[2Jb") == 2 and text.count("[bold]c") == 2
+
+
+def test_what_is_typed_while_an_answer_is_written_does_not_disturb_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    above, below = os.openpty()
+
+    def shows_keys() -> bool:
+        return bool(termios.tcgetattr(below)[3] & termios.ECHO)
+
+    with open(below) as keyboard, open(above, "rb", buffering=0):  # noqa: PTH123  # descriptors
+        monkeypatch.setattr("sys.stdin", keyboard)
+        screen = terminal.Terminal([])
+        for systems in (["base"], ["fine-tuned", "base"]):
+            assert shows_keys()
+            with pytest.raises(KeyboardInterrupt), screen.answering(systems):
+                assert not shows_keys()
+                raise KeyboardInterrupt
+        assert shows_keys()
 
 
 @pytest.mark.parametrize(

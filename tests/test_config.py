@@ -14,6 +14,7 @@ from hydratune.data.cases.base import CaseData
 from hydratune.data.sources.files import FilesData
 from hydratune.errors import ConfigError
 from hydratune.settings.commands import COMMANDS, EvaluateConfig, TrainConfig, load
+from hydratune.settings.not_given import not_given
 from hydratune.settings.registry import plain, typed, variants
 from hydratune.settings.secrets import mask, refuse_secrets
 from hydratune.sweeps.wandb_sweep.definition import read_definition
@@ -292,8 +293,62 @@ def test_a_run_that_is_not_there_is_told_from_other_folders(
     missing, other = (next(EvaluateConfig(run=run).problems()) for run in ("nowhere", "outputs"))
     assert "there is no such folder" in missing.why and "no config.yaml" in other.why
     assert missing.fix == "give a run directory such as outputs/a/new"
-    (ungiven,) = composition_problems("evaluate", [])
-    assert ungiven.fix == "give it, for example: run=outputs/a/new"
+    assert not_given("run").fix == "give it, for example: run=outputs/a/new"
+
+
+def run_folder(folder: Path, *files: str) -> None:
+    for file in ("config.yaml", ".hydra/config.yaml", *files):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+
+
+def test_the_example_of_a_run_is_a_finished_one_and_no_hidden_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_folder(Path("outputs/mine"), "metrics.json")
+    run_folder(Path("outputs/a/begun"))
+    assert not_given("run").fix == "give it, for example: run=outputs/mine"
+    assert next(EvaluateConfig(run="nowhere").problems()).fix.endswith("outputs/mine")
+
+
+def test_a_folder_in_a_run_or_above_runs_names_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_folder(Path("sweep/0"), "metrics.json", "adapter/weights")
+    run_folder(Path("sweep/1"))
+
+    def fix(run: str) -> str:
+        return next(EvaluateConfig(run=run).problems()).fix
+
+    assert fix("sweep/0/adapter") == "sweep/0 is one: run=sweep/0"
+    assert fix("sweep") == "give one of the runs in it, such as run=sweep/0"
+    (Path("empty")).mkdir()
+    assert fix("empty") == "give a run directory such as outputs/contracts/<timestamp>"
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "fix"),
+    [
+        ("chat", "mine", "run=mine"),
+        ("export", "mine", "run=mine"),
+        ("serve", "mine", "run=mine"),
+        ("serve", "out", "export=out"),
+        ("generate", "rows.jsonl", "input=rows.jsonl"),
+        ("train", "rows.jsonl", "data=files data.train=rows.jsonl"),
+        ("plan", "./rows.jsonl", "data=files data.train=./rows.jsonl"),
+        ("train", "seed", "seed=VALUE"),
+    ],
+)
+def test_a_path_without_its_setting_is_understood(
+    command: str, word: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_folder(Path("mine"))
+    Path("out").mkdir()
+    Path("rows.jsonl").touch()
+    assert [p.fix for p in composition_problems(command, [word]) if p.key == word] == [fix]
 
 
 def test_missing_file_and_mandatory_value(tmp_path: Path) -> None:

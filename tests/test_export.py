@@ -18,6 +18,7 @@ from conftest import SMALL
 from hydratune import digests
 from hydratune.adapters.peft_warnings import hidden_peft_warnings
 from hydratune.errors import InputError, RunError
+from hydratune.settings.export import ExportSettings
 
 Command = Callable[..., tuple[int, str]]
 TRAINED = (*SMALL, "optimizer.lr=0.05", "tracking=disabled")  # far from the base
@@ -115,7 +116,8 @@ def test_the_card_says_what_the_run_knew(run: Path, command_line: Command) -> No
     assert "optimizer.lr: 0.05" in card  # of the run, not of a default
     fingerprint = json.loads((run / "data.json").read_text())["fingerprint"]
     assert fingerprint in card and "mean KL" in card and "field F1" in card
-    assert "ungrounded | warn" in card
+    assert "that the request does not contain (ungrounded) | warn |" in card
+    assert " training rows (size) | warn |" in card
     assert "PeftModel" not in card and str(Path.home()) not in card
 
 
@@ -157,6 +159,33 @@ def test_a_merge_with_a_wrong_scale_is_rejected(
     assert code == 2 and "rejected" in text
     code, _ = command_line("export", f"run={run}", "output=out", *QUICK)
     assert code == 1 and Path("out.rejected-2").is_dir()  # the first one is kept
+
+
+def test_a_setting_of_another_form_is_said_to_have_no_effect(
+    run: Path, command_line: Command
+) -> None:
+    words = ("quantization=nf4", "gguf_type=q8_0", "system=hello")
+    code, text = command_line("export", f"run={run}", "output=out", *words, *QUICK)
+    assert code == 0
+    assert "quantization=nf4 has no effect: it is for form=quantised, not form=merged" in text
+    assert (
+        "it is for form=gguf and form=ollama, not" in text and "system=hello has no effect" in text
+    )
+    assert "dtype" not in text
+    settings = ExportSettings(run=str(run), form=["gguf", "quantised"], push="me/model")
+    assert set(settings.without_effect()) == {"system", "temperature"}
+
+
+@pytest.mark.usefixtures("wrong_merge")
+def test_no_form_of_a_rejected_export_is_served_and_what_is_good_is_said(
+    run: Path, command_line: Command
+) -> None:
+    code, text = command_line("export", f"run={run}", "output=out", "form=[merged,adapter]", *QUICK)
+    assert code == 1
+    assert "merged: rounding does not explain this" in text
+    assert "exported alone by form=adapter" in text
+    code, text = command_line("serve", "export=out.rejected/merged", "dry_run=true")
+    assert code == 2 and "this export was rejected" in text
 
 
 def test_a_limit_of_the_settings_decides(run: Path, command_line: Command) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ import torch
 from hydratune.errors import RunError
 from hydratune.export.limits import Exactness, limits_of, violations
 from hydratune.export.parity import Parity, Reading, compare
-from hydratune.settings.export import ParityLimits
+from hydratune.export.rejected import advice
+from hydratune.settings.export import ExportForm, ExportSettings, GgufType, ParityLimits, StoredType
+from hydratune.settings.model import Quantization
 
 RIGHT = Parity(2, 4, 0.0, 0.0, 1.0, 2, "field_f1", 0.5, 0.5, 0)
 
@@ -69,3 +72,25 @@ def test_a_better_metric_is_no_violation_and_typed_limits_count() -> None:
     better = replace(RIGHT, metric_export=0.9, mean_kl=0.5)
     limits = limits_of(Exactness.exact, ParityLimits(mean_kl=1.0))
     assert list(violations(better, limits)) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "settings", "typed"),
+    [
+        (ExportForm.quantised, {}, "quantised: quantization=int8 rounds the weights less"),
+        (ExportForm.quantised, {"quantization": Quantization.int8}, "quantised: form=merged"),
+        (ExportForm.gguf, {"gguf_type": GgufType.q8_0}, "gguf: gguf_type=f16"),
+        (ExportForm.ollama, {}, "ollama: gguf_type=f32"),
+        (ExportForm.merged, {}, "merged: dtype=float32"),
+        (ExportForm.merged, {"dtype": StoredType.float32}, "merged: rounding does not explain"),
+    ],
+)
+def test_a_rejected_form_has_a_remedy(
+    form: ExportForm, settings: dict[str, Any], typed: str
+) -> None:
+    config = ExportSettings(**settings)
+    first, second = advice(config, {form: ["too far"], ExportForm.adapter: []}, {form})
+    assert first.startswith(typed)
+    assert second == "within the limits, and exported alone by form=adapter: adapter"
+    (exact,) = advice(config, {form: ["too far"]}, set())
+    assert "please report it" in exact

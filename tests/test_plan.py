@@ -20,6 +20,7 @@ from hydratune.planning import advice, licence
 from hydratune.planning.duration import Basis, chosen_device
 from hydratune.planning.live_memory import LiveMemory
 from hydratune.planning.memory import STATE_BYTES
+from hydratune.planning.page import stacked
 from hydratune.planning.plan import Plan, accelerators, make_plan, needs_of, this_machine
 from hydratune.planning.step_cost import Small, measured, step_cost
 from hydratune.planning.structure import find_structure, trained_part
@@ -335,6 +336,55 @@ def test_a_sweep_is_planned_with_the_packs_of_a_run_and_nothing_is_left_behind(
     assert content["sweep"]["packs"] == [[0, 1, 2, 3]] and content["sweep"]["trials"] == 4
 
 
+def test_devices_are_known_however_their_name_is_typed() -> None:
+    for name in ("RTX 4090", "rtx_4090", "rtx-4090", "RTX4090"):
+        config = of_model("qwen3_0_6b", f"device={name}")
+        assert planned(config).duration.explanation.count("RTX 4090") == 1
+
+
+def test_warnings_of_every_trial_and_the_models_side_by_side_are_said(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    words = ("plan", "-m", "model=tiny,qwen3_0_6b", *FEW, "optimizer.lr=1e-3,5")
+    code, text = hydratune(*words, "price_per_hour=3600", "tokens_per_second=1000")
+    assert code == 0, text
+    assert "trials 1, 3: " not in text  # the usual rate of each model is its own
+    assert "trial 1: optimizer.lr=5 is 2,500 times above" in text
+    assert "trial 3: optimizer.lr=5 is 5,000 times above" in text
+    folder = tmp_path / "outputs/plan/contracts"
+    first, second = json.loads((folder / "plan.json").read_text())["sweep"]["models"]
+    assert (first["model"], second["model"]) == ("tiny-random-llama", "Qwen3-0.6B")
+    assert second["parameters"] == "0.596B" and second["licence"] == "Apache-2.0"
+    assert float(first["money"]) > 0 and "for all trials one after the other, 0.00" not in text
+    assert second["commercial use"] == "yes"
+    page = (folder / "report.html").read_text()
+    assert "Its largest trial" in page and page.count("Qwen3-0.6B") >= 2
+
+
+def test_the_picture_shows_the_memory_of_answers_where_it_is_larger() -> None:
+    memory = needs_of(of_model("qwen3_0_6b")).at(this_machine(settings()))
+    grown = replace(memory, generation=memory.total * 2)
+    assert 'class="more"' in stacked([grown])
+    assert 'class="more"' not in stacked([replace(memory, generation=0)])
+
+
+@pytest.mark.parametrize(
+    ("usual", "rates"),
+    [
+        (5e-4, "0.00017,0.0005,0.0015"),
+        (1e-3, "0.0003,0.001,0.003"),
+        (2e-3, "0.0007,0.002,0.006"),
+        (3e-5, "1e-05,3e-05,9e-05"),
+    ],
+)
+def test_the_rates_of_the_first_sweep_are_about_a_factor_of_three_apart(
+    usual: float, rates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advice, "usual_rate", lambda _: advice.Rate(usual, "", True))
+    sweep = advice.first_sweep(needs_of(of_model("qwen3_0_6b")), [])
+    assert f"optimizer.lr={rates}" in sweep.command
+
+
 def test_a_search_is_planned_by_its_number_of_trials(hydratune: Command) -> None:
     code, text = hydratune("plan", "-m", "model=tiny", *FEW, "sweep=search", "html=false")
     assert code == 0 and "24 trials" in text, text
@@ -389,7 +439,8 @@ def test_names_of_rows_and_models_cannot_put_markup_on_the_page() -> None:
     [
         (("price_per_hour=-1",), "price_per_hour = -1"),
         (("utilisation=2",), "utilisation=0.4"),
-        (("device=RTX",), "one of: "),
+        (("device=h100",), "one of: 'device=H100 SXM 80GB'\n"),
+        (("device=my_card",), "device=MI300X"),
         (("probe=true", "tokens_per_second=5"), "leave one of the two out"),
         (("intended_use=profit",), "commercial"),
         (("model=local", "model.path=nowhere"), "no such folder"),

@@ -62,6 +62,13 @@ def test_the_page_of_a_run_shows_the_values_of_metrics_json(hydratune: Command, 
     assert (run / "report.html").read_text() == page
 
 
+def test_checks_and_settings_are_in_the_words_of_a_reader(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert "training rows (warn)" in page and "size " not in page.partition("Checks of")[2][:300]
+    assert "<td>None</td>" not in page and "<td>False</td>" not in page
+    assert "<tr><td>model.chat_template</td><td>null</td></tr>" in page
+
+
 def test_the_data_page_names_the_rows_of_the_run_and_shows_their_masks(run: Path) -> None:
     page = (run / "data.html").read_text()
     splits = json.loads((run / "data.json").read_text())["splits"]

@@ -175,6 +175,23 @@ def test_what_is_no_export_is_refused(
     assert code == 2 and "form=merged" in text
 
 
+def test_a_run_and_an_export_of_several_forms_name_what_to_type(
+    export: Path, command_line: Command
+) -> None:
+    whole, adapter = Path("several/merged"), Path("several/adapter")
+    shutil.copytree(export, whole)
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text("{}")
+    code, text = command_line("serve", "export=several")
+    assert code == 2 and "choose one: export=several/merged" in text
+    assert "export=several/adapter" not in text
+    shutil.copytree(adapter, "mine/adapter")
+    Path("mine/config.yaml").touch()
+    code, text = command_line("serve", "export=mine")
+    assert code == 2 and "this is a run, and not an export" in text and "fix: run=mine" in text
+
+
 def test_a_run_is_exported_once_in_the_form_that_the_server_needs(
     hydratune: Command, programs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,9 +208,11 @@ def test_a_run_is_exported_once_in_the_form_that_the_server_needs(
     assert hydratune(*line.split()[1:], "rows=1")[0] == 0
     code, text = hydratune("serve", "run=run", "dry_run=true")
     assert code == 0 and "hydratune export" not in text and "run/served/merged-" in text
-    shutil.rmtree("run/adapter")
+    for file in Path("run/adapter").glob("*.safetensors"):
+        file.unlink()
     code, text = hydratune("serve", "run=run", "dry_run=true")
     assert code == 1 and "nothing to serve" in text
+    assert "to export" in hydratune("export", "run=run", "output=new")[1]
 
 
 def alive(pid: int) -> bool:

@@ -3,9 +3,12 @@
 import random
 from pathlib import Path
 
+import numpy as np
+
 from data_findings import conversation, findings_of, row
 from hydratune.data.quality.findings import CHECKS, level_of
 from hydratune.data.quality.inspection import Inspection
+from hydratune.data.quality.labels import LabelCounter
 from hydratune.data.quality.set_checks import run_checks
 from hydratune.data.rows import Message, Row
 from hydratune.data.sources.contracts import ContractsData
@@ -35,6 +38,15 @@ def test_split_without_rows_is_an_error(tmp_path: Path) -> None:
         Level.error,
         "the data set has no validation and no test rows",
     )
+
+
+def test_a_label_that_is_null_is_not_the_text_none() -> None:
+    schema = {"properties": {"renewal": {"enum": ["none", None]}}}
+    counter = LabelCounter(schema)
+    for answer in ('{"renewal": null}', '{"renewal": "none"}') * 20:
+        counter.see(row("a request", answer), is_json=True)
+    counts = counter.counts(np.ones(40, bool))
+    assert counts == {"renewal": {"null": 20, "none": 20}}
 
 
 def test_labels_are_counted_over_the_rows_that_are_kept(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from hydratune.console import console
 from hydratune.errors import RunError
+from hydratune.experiment.finished_run import open_run
 from hydratune.records.run_directory import RunDirectory
 from hydratune.serving import servers, target
 from hydratune.serving.process import require_free_port, running, wait_until_ready
@@ -44,6 +45,7 @@ def _choose(config: ServeConfig) -> tuple[target.Target, servers.Program, list[s
         model = target.of_export(Path(config.export))
         return model, servers.choose(config.server, model.kind), None
     assert config.run is not None
+    open_run(config.run)  # refused before a server is looked for
     program = servers.choose(config.server, None)
     model, exporting = target.of_run(Path(config.run).absolute(), program.kinds[0])
     return model, program, exporting

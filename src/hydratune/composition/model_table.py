@@ -13,6 +13,8 @@ from hydratune.models.catalogue.entries import UNKNOWN, ModelFacts, models
 from hydratune.wording import counted
 
 _HEAD = ("model=", "on the hub", "size", "context", "licence", "commercial", "gated")
+_HUB, _LICENCE = _HEAD.index("on the hub"), _HEAD.index("licence")
+_GAP = 2  # spaces between columns
 
 
 def print_models(typed: Sequence[str]) -> None:
@@ -60,14 +62,30 @@ def _print_other_options() -> None:
 
 
 def _table(found: Sequence[ModelFacts]) -> Table:
-    table = Table(header_style="bold")
-    for title in _HEAD:
+    """Return the models, one line each where the terminal allows it, and no word cut.
+
+    A narrow terminal gets no names of the hub, of which ``hydratune plan model=NAME`` shows one.
+    """
+    rows = [cells(facts) for facts in found]
+    shown = [n for n in range(len(_HEAD)) if n != _HUB or _width(rows) <= console.width]
+    table = Table(header_style="bold", box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for number in shown:
+        title = _HEAD[number]
         right = title in ("size", "context")
-        table.add_column(title, justify="right" if right else "left", overflow="fold")
-    table.columns[0].no_wrap = table.columns[1].no_wrap = True  # they are typed or copied
-    for facts in found:
-        table.add_row(*map(escape, cells(facts)))
+        table.add_column(title, justify="right" if right else "left", no_wrap=number != _LICENCE)
+    for row in rows:
+        table.add_row(*(escape(row[number]) for number in shown))
     return table
+
+
+def _width(rows: Sequence[tuple[str, ...]]) -> int:
+    """Return the columns of the terminal that the table needs, with licences cut between words."""
+    columns = zip(_HEAD, *rows, strict=True)
+    widths = [
+        max(len(part) for cell in column for part in (cell.split() if n == _LICENCE else [cell]))
+        for n, column in enumerate(columns)
+    ]
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def cells(facts: ModelFacts) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 model or data set on the hub, or an option that is spelled nearly so.
 """
 
+from dataclasses import fields
+
 from hydratune.composition.suggestions import nearest_option
 from hydratune.data.answers import REPORT_FILE
 from hydratune.data.sources.files import data_files
 from hydratune.errors import Problem
+from hydratune.settings.commands import COMMANDS
 from hydratune.settings.overrides import as_typed
-from hydratune.settings.paths import expanded
+from hydratune.settings.paths import CONFIG_FILE, expanded
 
 
 def unknown_option(group: str, value: str, options: list[str]) -> Problem:
@@ -34,6 +37,22 @@ def option_meant(group: str, value: str) -> Problem | None:
     elif is_folder:
         fix = _advice_for_folder(group, value)
     return Problem(group, value, f"this is the place for a kind of {group}, not for a {what}", fix)
+
+
+def path_meant(word: str, command: str) -> str:
+    """Return the setting for a file or folder that was typed without one, or ""."""
+    path = expanded(word)
+    names = {field.name for field in fields(COMMANDS[command])}
+    if not path.exists():
+        return ""
+    if path.is_dir() and "export" in names and not (path / CONFIG_FILE).is_file():
+        return as_typed("export", word)
+    if path.is_dir() and "run" in names:
+        return as_typed("run", word)
+    if path.is_file() and "input" in names:
+        return as_typed("input", word)
+    meant = option_meant("data", word) if "data" in names else None
+    return meant.fix if meant is not None else ""
 
 
 def _advice_for_folder(group: str, value: str) -> str:

@@ -25,7 +25,7 @@ from hydratune.composition.mappings import (
     mapping_of,
     mapping_settings,
 )
-from hydratune.composition.options import option_meant, unknown_option
+from hydratune.composition.options import option_meant, path_meant, unknown_option
 from hydratune.composition.resolvers import CONF
 from hydratune.composition.suggestions import unknown_setting, written
 from hydratune.composition.value_types import (
@@ -217,8 +217,8 @@ def _unreadable_override(failure: _Failure) -> Problem | None:
     override = failure.error.override
     typed_key, equals, value = override.partition("=")
     if not equals:
-        why = "a setting is written KEY=VALUE, without spaces"
-        return Problem(override, "", why, written(typed_key, failure.command))
+        fix = path_meant(override, failure.command) or written(typed_key, failure.command)
+        return Problem(override, "", "a setting is written KEY=VALUE, without spaces", fix)
     if not _is_readable(f"{typed_key}=0"):
         why = "this is not the name of a setting"
         return Problem(typed_key, value, why, "a setting is written GROUP.NAME=VALUE")

@@ -3,6 +3,7 @@
 A part whose files are missing or broken is not on the page.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from hydratune import digests
 from hydratune.bounds import load_yaml
+from hydratune.data.quality.findings import finding_in_words
 from hydratune.errors import RunError
 from hydratune.evaluation import canaries, memorisation, metrics
 from hydratune.evaluation.learning_curves import charts
@@ -95,7 +97,7 @@ def render(record: RunDirectory) -> str:
         "verdicts": _verdicts(predictions, main, settings, "eval/schema_valid" in measured),
         "charts": charts(record.history_file, measured, settings),
         "changed": _overrides(record),
-        "settings": {key: mask(str(value)) for key, value in settings.items()},
+        "settings": {key: mask(_as_typed(value)) for key, value in settings.items()},
         "environment": _environment(record),
         "data": _data(record),
         **shown_answers(predictions, main),
@@ -298,9 +300,14 @@ def _costs(measured: MeasuredValues) -> list[tuple[str, str]]:
     return [(row.title, with_unit(row.name, measured[row.name])) for row in rows]
 
 
+def _as_typed(value: object) -> str:
+    """Return a setting as it is typed: null and not None; texts without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _environment(record: RunDirectory) -> dict[str, str]:
     facts = _json(record.environment_file)
-    return {key: mask(str(value)) for key, value in flat(facts).items()} if facts else {}
+    return {key: mask(_as_typed(value)) for key, value in flat(facts).items()} if facts else {}
 
 
 def _data(record: RunDirectory) -> dict[str, object]:
@@ -316,7 +323,7 @@ def _data(record: RunDirectory) -> dict[str, object]:
         for name, split in facts.get("splits", {}).items()
     ]
     findings = [
-        (name, finding.get("level", ""), finding.get("count", 0))
+        (finding_in_words(name, finding.get("count", 0)), finding.get("level", ""))
         for name, finding in facts.get("quality", {}).items()
     ]
     return {

@@ -48,6 +48,12 @@ class FinishedRun:
 def open_run(folder: str) -> FinishedRun:
     """Open the run in ``folder``. Raises ``RunError`` if it has no metrics."""
     record = RunDirectory(Path(folder).resolve())
+    if not record.metrics_file.is_file() and (state := record.read_status().state) is not None:
+        raise RunError(
+            f"{record.shown} has no model yet: its state is {state.value}; wait for it if it runs"
+            " (hydratune status), else continue it: hydratune doctor"
+            f" {as_typed('outputs', record.shown.parent)} has the command"
+        )
     metrics = RunMetrics.read(record.metrics_file)
     if "eval" not in metrics.settings:
         raise RunError(f"{record.metrics_file} holds no metrics of a finished run; train it again")

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from hydratune.adapters.folder import use_saved_settings
-from hydratune.console import console
+from hydratune.console import console, print_error
 from hydratune.data.source_errors import check_first_rows
 from hydratune.errors import (
     ConfigError,
@@ -78,6 +78,7 @@ def execute(composed: DictConfig, kind: type[CommandConfig], load: Callable[[], 
             _say_what_has_no_effect(config, settings)
         else:
             config.check()
+            _say_what_is_idle(config, settings)
             data = getattr(config, "data", None)
             if isinstance(data, DataConfig):
                 check_first_rows(data)
@@ -138,6 +139,14 @@ def _say_what_has_no_effect(config: TrainConfig, settings: HydraConf) -> None:
     if is_main_process():
         for sentence in without_effect(config, typed_overrides(settings.overrides.task)):
             console.print(f"[yellow]{escape(sentence)}", soft_wrap=True)
+
+
+def _say_what_is_idle(config: CommandConfig, settings: HydraConf) -> None:
+    """Print the settings of another command than ``train`` that change nothing."""
+    idle = config.idle()
+    for override in typed_overrides(settings.overrides.task):
+        if why := idle.get(override.lstrip("+").partition("=")[0]):
+            print_error(f"{override} has no effect: {why}")
 
 
 def _complete(config: TrainConfig, directory: RunDirectory, settings: HydraConf) -> TrainConfig:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydratune.adapters.folder import CARD_FILE
+from hydratune.data.quality.findings import finding_in_words
 from hydratune.experiment.model_card import CardForm, model_card, training_section
 from hydratune.export.form import Written
 from hydratune.export.limits import Exactness
@@ -57,7 +58,7 @@ def _checks(opened: OpenedRun) -> str:
     """Return what the checks of the data found, from data.json's facts; no text of a row."""
     facts = opened.job.data_facts
     found = [
-        f"| {name} | {entry['level']} | {entry['count']:,} |"
+        f"| {finding_in_words(name, entry['count'])} ({name}) | {entry['level']} |"
         for name, entry in facts["quality"].items()
     ]
     cleaned = ", ".join(f"{name} {rows:,}" for name, rows in facts["cleaning"].items())
@@ -66,7 +67,7 @@ def _checks(opened: OpenedRun) -> str:
         f"Repaired: {cleaned or 'nothing'}. The whole report is {RunFile.data_page} of the run.",
     ]
     if found:
-        lines += ["", "| found | level | count |", "| --- | --- | ---: |", *found]
+        lines += ["", "| found in all rows of the source | level |", "| --- | --- |", *found]
     else:
         lines.append("The checks found nothing.")
     return "\n".join(lines)

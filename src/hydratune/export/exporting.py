@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from hydratune import digests
 from hydratune.console import console
 from hydratune.errors import InputError, RunError, refuse
-from hydratune.experiment.finished_run import open_run
-from hydratune.export import output
+from hydratune.experiment.finished_run import open_run, require_adapter
+from hydratune.export import output, rejected
 from hydratune.export.opened import OpenedRun, obstacles, open_model
 from hydratune.records.environment import Environment
 from hydratune.records.files import read_json, write_json
@@ -37,6 +37,7 @@ class Compared:
     limits: "Limits"
     violations: tuple[str, ...]
     facts: dict[str, object]
+    is_rounded: bool  # whether its weights have fewer bits than the run's
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -55,6 +56,7 @@ def export_run(config: ExportSettings) -> tuple[Path, list[Compared]]:
     another name. Nothing is left behind that looks like an export if this ends otherwise.
     """
     finished = open_run(config.run)
+    require_adapter(finished.record, "export")
     refuse(obstacles(finished, config.forms))
     folder = output.choose(config.output, finished.record.path)
     opened = open_model(finished, config)
@@ -67,12 +69,14 @@ def export_run(config: ExportSettings) -> tuple[Path, list[Compared]]:
         write_json(temporary / PARITY_FILE, _record(opened, config, compared))
         failed = [f"{c.form.value}: {why}" for c in compared for why in c.violations]
         if failed:
-            why = "; ".join(failed)
-            place = output.set_aside(temporary, folder, why)
+            place = output.set_aside(temporary, folder, "; ".join(failed))
             reasons = "\n  ".join(failed)
+            found = {c.form: c.violations for c in compared}
+            rounded = {c.form for c in compared if c.is_rounded}
+            todo = "\n".join(rejected.advice(config, found, rounded))
             raise RunError(
                 f"the export is not the model of the run:\n  {reasons}\nit was kept as"
-                f" {place}, with parity.json; {folder} was not written"
+                f" {place}, with parity.json; {folder} was not written\n{todo}"
             )
         output.give_usual_permissions(temporary)
         for sealed in (temporary, *(p for p in temporary.iterdir() if p.is_dir())):
@@ -116,7 +120,7 @@ def _write_form(
 ) -> Compared:
     """Write a form, load it back from the disk, and compare it with the run's model."""
     from hydratune.export import card, parity
-    from hydratune.export.limits import limits_of, violations
+    from hydratune.export.limits import Exactness, limits_of, violations
 
     module = _module(form)
     console.print(f"[dim]writing {form.value}")
@@ -129,7 +133,9 @@ def _write_form(
     measured = parity.compare(reading, parity.read(model, rows, form.value))
     limits = limits_of(written.exactness, config.limits)
     card.write(opened, form, written, measured, module.usage(opened, config), to)
-    return Compared(form, measured, limits, tuple(violations(measured, limits)), written.facts)
+    found = tuple(violations(measured, limits))
+    is_rounded = written.exactness is not Exactness.exact
+    return Compared(form, measured, limits, found, written.facts, is_rounded)
 
 
 def _module(form: ExportForm) -> ModuleType:

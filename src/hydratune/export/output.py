@@ -12,6 +12,7 @@ from hydratune.settings.overrides import as_typed
 
 _SPARE = 2**26  # bytes beside the weights: tokenizer, settings, the file system's own
 _REJECTED = "rejected"
+REJECTED_FILE = "REJECTED.md"  # in a failed export, above the folders of its forms
 
 
 def choose(given: str | None, run: Path) -> Path:
@@ -83,7 +84,7 @@ def set_aside(temporary: Path, folder: Path, why: str) -> Path:
     places = (folder.with_name(f"{folder.name}.{_REJECTED}"), *_numbers(folder))
     place = next(p for p in places if not p.exists())
     text = f"# Rejected\n\nDo not use this export: {why}.\n\nparity.json has the numbers.\n"
-    write_text(temporary / "REJECTED.md", text)
+    write_text(temporary / REJECTED_FILE, text)
     for card in temporary.rglob("README.md"):
         card.write_text(text, "utf-8")
     temporary.rename(place)

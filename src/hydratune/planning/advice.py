@@ -117,8 +117,9 @@ def _rate_warnings(needs: Needs) -> Iterator[Warn]:
         return
     word = "above" if times > 1 else "below"
     factor = times if times > 1 else 1 / times
+    times_text = f"{factor:.3g}" if factor < 1000 else f"{factor:,.0f}"
     yield Warn(
-        f"optimizer.lr={rate:g} is {factor:.3g} times {word} the usual {usual.value:g} for this"
+        f"optimizer.lr={rate:g} is {times_text} times {word} the usual {usual.value:g} for this"
         f" adapter and a model of {needs.structure.parameters / 1e9:.3g}B parameters",
         usual.source,
     )
@@ -170,7 +171,7 @@ def _step_warnings(needs: Needs, steps: int) -> Iterator[Warn]:
 def first_sweep(needs: Needs, overrides: Sequence[str]) -> FirstSweep:
     """Return a sweep over three learning rates around the usual one, with what was typed."""
     usual = usual_rate(needs)
-    rates = ",".join(f"{usual.value * factor:.1g}" for factor in (1 / 3, 1.0, 3.0))
+    rates = ",".join(_short(usual.value * factor) for factor in (1 / 3, 1.0, 3.0))
     kept = [o for o in overrides if not o.lstrip("+").startswith(("optimizer.lr=", "sweep="))]
     words = ["hydratune", "train", "-m", *kept, f"optimizer.lr={rates}", "evaluation.baselines=[]"]
     command = " ".join(map(shlex.quote, dict.fromkeys(words)))
@@ -178,3 +179,8 @@ def first_sweep(needs: Needs, overrides: Sequence[str]) -> FirstSweep:
         "three learning rates around the usual one, a factor of three apart; the same data and seed"
     )
     return FirstSweep(command, why, usual.source)
+
+
+def _short(rate: float) -> str:
+    """Return a rate in one digit, or in two if the first is 1, so that steps stay alike."""
+    return f"{rate:.2g}" if f"{rate:e}".startswith("1") else f"{rate:.1g}"

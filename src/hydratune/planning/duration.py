@@ -1,5 +1,6 @@
 """Seconds and money of a training run: measured by a probe, stated, or estimated."""
 
+import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,13 +44,19 @@ def chosen_device(name: str | None) -> Device | None:
     if name is None:
         return None
     every = devices()
-    wanted = name.lower().replace(" ", "")
-    matching = [d for n, d in every.items() if n.lower().replace(" ", "") == wanted]
+    wanted = _plain(name)
+    matching = [d for n, d in every.items() if _plain(n) == wanted]
     if not matching:
-        listed = ", ".join(as_typed("device", n) for n in every)
+        near = [n for n in every if wanted and wanted in _plain(n)]
+        listed = ", ".join(as_typed("device", n) for n in near or every)
         why = "the catalogue has no such accelerator"
         raise ConfigError([Problem("device", name, why, f"one of: {listed}")])
     return matching[0]
+
+
+def _plain(name: str) -> str:
+    """Return a name without what is often typed otherwise: case, spaces, hyphens, underscores."""
+    return re.sub(r"[\W_]+", "", name.lower())
 
 
 def duration(needs: Needs, config: PlanConfig, place: Place, probe: Probe | None) -> Duration:

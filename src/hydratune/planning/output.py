@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from rich.markup import escape
+from rich.table import Table
 
 from hydratune import digests
 from hydratune.console import console, section
@@ -12,6 +13,7 @@ from hydratune.errors import ConfigError, Problem
 from hydratune.planning import page, terminal
 from hydratune.planning.plan import Plan
 from hydratune.planning.sweep_plan import SweepPlan
+from hydratune.planning.sweep_trials import MODEL_COLUMNS
 from hydratune.records.files import write_json, write_text
 from hydratune.settings.commands import PlanConfig, TrainConfig
 from hydratune.settings.overrides import typed_overrides
@@ -62,9 +64,22 @@ def show(config: PlanConfig, plan: Plan, sweep: SweepPlan | None = None) -> None
         section("sweep")
         for line in sweep.lines:
             console.print(escape(line), soft_wrap=True)
+        if sweep.models:
+            console.print(_models_table(sweep))
         section("its largest trial")
     for part in terminal.render(plan):
         console.print(part, soft_wrap=isinstance(part, str))
     name = "report.html" if config.html else "plan.json"
     others = "  [dim](and plan.json)" if config.html else ""
     console.print(f"plan        {escape(str(folder / name))}{others}", soft_wrap=True)
+
+
+def _models_table(sweep: SweepPlan) -> Table:
+    table = Table(
+        title="the base models, on this machine", title_justify="left", header_style="bold"
+    )
+    for column in MODEL_COLUMNS:
+        table.add_column(column)
+    for cells in sweep.models:
+        table.add_row(*map(escape, cells))
+    return table

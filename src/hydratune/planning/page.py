@@ -8,9 +8,11 @@ from hydratune.evaluation.pages import page
 from hydratune.planning.memory import PARTS, Memory
 from hydratune.planning.plan import Plan, memory_rows
 from hydratune.planning.sweep_plan import SweepPlan
+from hydratune.planning.sweep_trials import MODEL_COLUMNS
 from hydratune.planning.terminal import duration_line, gib, model_lines, place_cells, row_lines
 
 _WIDTH, _ROW, _LABEL = 520, 26, 150  # units of the picture
+_MORE = "further memory while answers are generated"
 
 
 def render(plan: Plan, sweep: SweepPlan | None) -> str:
@@ -40,6 +42,7 @@ def render(plan: Plan, sweep: SweepPlan | None) -> str:
         warnings=plan.warnings,
         first=plan.first_sweep,
         sweep=sweep,
+        model_columns=MODEL_COLUMNS,
         probe=None if plan.probe is None else gib(plan.probe.peak_memory),
     )
 
@@ -63,6 +66,12 @@ def stacked(places: Sequence[Memory]) -> Markup:
                     ).format(part.replace(" ", "-"), round(x, 1), y + 4, width, title)
                 )
             x += width
+        if (more := memory.total - sum(memory.parts.values())) > 0:
+            bar = Markup(
+                '<rect class="more" x="{}" y="{}" width="{}" height="15"><title>{}</title></rect>'
+            )
+            title, width = f"{_MORE}: {gib(more)} GiB", round(more * scale, 1)
+            rows.append(bar.format(round(x, 1), y + 4.5, width, title))
         limit = memory.place.memory
         if limit is not None and limit <= largest:
             at = round(_LABEL + limit * scale, 1)
@@ -85,4 +94,5 @@ def legend() -> Markup:
         )
         for name in PARTS
     )
-    return Markup(" ").join(items)
+    more = Markup('<span class="key"><i class="more"></i>{}</span>').format(_MORE)
+    return Markup(" ").join([*items, more])

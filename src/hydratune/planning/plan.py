@@ -96,10 +96,10 @@ def make_plan(config: PlanConfig, overrides: Sequence[str], probe: Probe | None)
     Raises ``InputError`` for what ``train`` would refuse after it has loaded the model.
     """
     needs = needs_of(config)
-    chosen_device(config.device)
+    device = chosen_device(config.device)
     here = this_machine(config)
     places = list(accelerators(config))
-    timed = next((p for p in places if config.device and _same(p.name, config.device)), here)
+    timed = next((p for p in places if device is not None and p.name == device.name), here)
     taken = duration(needs, config, timed, probe)
     window = _window(needs)
     return Plan(
@@ -126,10 +126,6 @@ def needs_of(config: PlanConfig) -> Needs:
     trained = trained_part(structure, config.adapter, total_steps(config, rows.train_rows))
     cost = step_cost(config, structure.config, trained)
     return Needs(config, structure, trained, rows, cost)
-
-
-def _same(name: str, typed: str) -> bool:
-    return name.lower().replace(" ", "") == typed.lower().replace(" ", "")
 
 
 def _window(needs: Needs) -> int | None:

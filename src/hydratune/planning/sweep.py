@@ -17,7 +17,8 @@ from hydratune.planning.sweep_plan import (
     memory_of_pack,
     steps_with_halving,
 )
-from hydratune.planning.terminal import spoken
+from hydratune.planning.sweep_trials import model_cells, models, trial_lines
+from hydratune.planning.terminal import amount, spoken
 from hydratune.settings.commands import PlanConfig
 from hydratune.settings.registry import typed
 from hydratune.sweeps.job_checks import check_jobs, check_sweep
@@ -111,7 +112,8 @@ def _show(
         seconds,
         money,
         pack_memory,
-        lines,
+        (*lines, *(trial_lines(plans) if len(plans) == trials else ())),
+        tuple(map(model_cells, models(plans))),
     )
     config = typed(without_hydra(jobs[0].composed), PlanConfig)
     config.name = jobs[0].settings.name
@@ -134,7 +136,7 @@ def _said(plans: Sequence[Plan], seconds: float | None, money: float | None, at_
     basis = plans[0].duration.basis.value
     if seconds is None:
         return f"time: {basis}"
-    cost = "" if money is None else f", {money:,.2f} at price_per_hour"
+    cost = "" if money is None else f", {amount(money)} at price_per_hour"
     parts = f"; {spoken(seconds / at_once)} with {at_once} packs at a time" if at_once > 1 else ""
     return (
         f"{spoken(seconds)} for all trials one after the other{cost} ({basis}){parts}; the trials"

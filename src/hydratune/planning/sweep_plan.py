@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hydratune.planning.memory import Memory
 from hydratune.planning.plan import Plan
+from hydratune.planning.sweep_trials import MODEL_COLUMNS
 from hydratune.settings.commands import TrainConfig
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.planning import Plan as Division
@@ -24,6 +25,7 @@ class SweepPlan:
     money: float | None
     pack_memory: int | None  # bytes of the largest pack on this machine; None: there is no pack
     lines: tuple[str, ...]
+    models: tuple[tuple[str, ...], ...] = ()  # if they differ: of each what MODEL_COLUMNS name
 
     def content(self) -> dict[str, object]:
         """Return what plan.json says of it."""
@@ -36,6 +38,7 @@ class SweepPlan:
             "seconds": self.seconds,
             "money": self.money,
             "pack_memory": self.pack_memory,
+            "models": [dict(zip(MODEL_COLUMNS, cells, strict=True)) for cells in self.models],
         }
 
 

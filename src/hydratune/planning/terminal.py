@@ -15,6 +15,7 @@ from hydratune.settings.data import Level
 from hydratune.wording import counted
 
 GIB = 2**30
+_SMALLEST_AMOUNT = 0.01  # of money that is shown
 _COLOURS = {Verdict.no: "red", Verdict.conditional: "yellow", Verdict.unknown: "yellow"}
 
 
@@ -120,13 +121,18 @@ def duration_line(duration: Duration) -> str:
         about = ""
     money = ""
     if duration.money is not None:
-        small = duration.money < 0.01
-        amount = "less than 0.01" if small else f"{about}{duration.money:,.2f}"
-        money = f", {amount} at price_per_hour"
+        before = about if duration.money >= _SMALLEST_AMOUNT else ""
+        money = f", {before}{amount(duration.money)} at price_per_hour"
     return (
         f"time: {work}: {about}{spoken(duration.seconds)}{money} ({duration.basis.value}:"
         f" {duration.explanation}); answers to test rows come on top"
     )
+
+
+def amount(money: float) -> str:
+    """Return money with two decimals."""
+    small = money < _SMALLEST_AMOUNT
+    return f"less than {_SMALLEST_AMOUNT}" if small else f"{money:,.2f}"
 
 
 def spoken(seconds: float) -> str:

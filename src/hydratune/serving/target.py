@@ -11,9 +11,11 @@ from hydratune.console import console, relative_path
 from hydratune.data.encoding.rendering import try_template
 from hydratune.errors import ConfigError, Problem, RunError
 from hydratune.export.exporting import adapter_digest, is_export_of
+from hydratune.export.output import REJECTED_FILE
 from hydratune.records.files import read_json
 from hydratune.settings.export import GgufType
 from hydratune.settings.overrides import as_typed
+from hydratune.settings.paths import CONFIG_FILE
 
 _SHORT = 12  # characters of a digest in the name of a folder
 
@@ -54,12 +56,14 @@ class NotYetWritten(Target):
 
 def of_export(folder: Path) -> Target:
     """Return what is in a folder of ``hydratune export``. Raises ``ConfigError``."""
-    if (folder / "REJECTED.md").is_file():
+    if any((place / REJECTED_FILE).is_file() for place in (folder, folder.absolute().parent)):
         why = "this export was rejected, because it is not the model of its run"
         raise _problem(folder, why, "export the run again, and look at parity.json")
+    if (folder / CONFIG_FILE).is_file():
+        raise _problem(folder, "this is a run, and not an export", as_typed("run", folder))
     kind = kind_of(folder)
     if kind is None:
-        inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and kind_of(path)]
+        inner = [path for path in sorted(folder.iterdir()) if _is_whole(path)]
         if inner:
             fix = f"choose one: {', '.join(as_typed('export', path) for path in inner)}"
             raise _problem(folder, "this export has several forms", fix)
@@ -70,6 +74,10 @@ def of_export(folder: Path) -> Target:
         fix = "export the run with form=merged, or give run=DIR instead of export=DIR"
         raise _problem(folder, why, fix)
     return Target(folder.absolute(), kind)
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_dir() and kind_of(path) not in (None, Kind.adapter)
 
 
 def check_template(model: Target) -> None:
@@ -105,7 +113,7 @@ def of_run(run: Path, kind: Kind) -> tuple[Target, list[str] | None]:
     ``RunError`` for a run without trained weights.
     """
     adapter = run / "adapter"
-    found = kind_of(adapter) if adapter.is_dir() else None
+    found = kind_of(adapter) if any(adapter.glob("*.safetensors")) else None
     if found is None:
         raise RunError(f"{adapter} holds no weights (*.safetensors); this run has nothing to serve")
     if found is kind:  # trained in full

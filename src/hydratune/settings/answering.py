@@ -1,6 +1,6 @@
 """Settings of answering with the model of a finished run: ``hydratune generate`` and ``chat``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,13 @@ class AnsweringConfig:
             fix = "give a JSON schema file, or json_schema=run for that of the run"
             yield Problem("json_schema", self.json_schema, "no such file", fix)
         yield from extras.missing("llguidance", "json_schema", self.json_schema)
+
+    def without_effect(self) -> Mapping[str, str]:
+        """Return the settings that change nothing beside the others, and why."""
+        if self.temperature > 0:
+            return {}
+        why = "at temperature=0 every token is the most likely one; set temperature=0.7 as well"
+        return {"top_p": why, "seed": why}
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The complete settings of each command, and the rules between their groups."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ from hydratune.settings.evaluation import EvaluationConfig
 from hydratune.settings.export import ExportSettings, ServeSettings
 from hydratune.settings.judge import AskingConfig, FactsConfig
 from hydratune.settings.model import ModelConfig, Quantization
-from hydratune.settings.not_given import example_run
+from hydratune.settings.not_given import no_run
 from hydratune.settings.optimizer import OptimizerConfig, OptimizerContext
 from hydratune.settings.paths import CONFIG_FILE, path_setting
 from hydratune.settings.ranges import at_least, one_of
@@ -53,6 +53,10 @@ class CommandConfig:
         What only the machine or the model can tell is checked later, with the same ``Problem``.
         """
         yield from ()
+
+    def idle(self) -> Mapping[str, str]:
+        """Return the settings that change nothing beside the others, and why."""
+        return {}
 
     def check(self) -> None:
         """Raise ``ConfigError`` with every problem of the settings, if there are any."""
@@ -313,6 +317,9 @@ class ExportConfig(ExportSettings, CommandConfig):
         yield from self.own_problems()
         yield from secret_problems("", plain(self))
 
+    def idle(self) -> Mapping[str, str]:
+        return self.without_effect()
+
 
 @dataclass
 class GenerateConfig(GeneratingConfig, CommandConfig):
@@ -322,6 +329,9 @@ class GenerateConfig(GeneratingConfig, CommandConfig):
         yield from _run_problems(self.run)
         yield from self.generating_problems()
         yield from secret_problems("", plain(self))
+
+    def idle(self) -> Mapping[str, str]:
+        return self.without_effect()
 
 
 @dataclass
@@ -344,15 +354,15 @@ class ChatConfig(ChattingConfig, CommandConfig):
         yield from self.chatting_problems()
         yield from secret_problems("", plain(self))
 
+    def idle(self) -> Mapping[str, str]:
+        return self.without_effect()
+
 
 def _run_problems(run: str, alternative: str = "") -> Iterator[Problem]:
     """Yield a problem if ``run`` is no run directory."""
     if not (Path(run) / CONFIG_FILE).is_file():
-        why = f"this is not a run directory (no {CONFIG_FILE} in it)"
-        if not Path(run).exists():
-            why = "this is not a run directory: there is no such folder"
-        fix = f"give a run directory such as {example_run()}{alternative}"
-        yield Problem("run", run, why, fix)
+        why, fix = no_run(Path(run))
+        yield Problem("run", run, why, f"{fix}{alternative}")
 
 
 # settings of older runs that changed nothing in the weights

@@ -1,7 +1,7 @@
 """Settings of exporting a fine-tuned model, and of serving it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -128,6 +128,31 @@ class ExportSettings:
             fix = "give a copy of llama.cpp's repository, or leave llama_cpp out"
             yield Problem("llama_cpp", self.llama_cpp, why, fix)
         yield from self._push_problems()
+
+    def without_effect(self) -> Mapping[str, str]:
+        """Return the settings that change nothing beside the others, and why."""
+        forms = set(map(str, self._given))
+        chosen = (
+            f"form={self.form}"
+            if isinstance(self.form, str)
+            else f"form=[{','.join(sorted(forms))}]"
+        )
+        users = {
+            "quantization": {"quantised"},
+            "gguf_type": {"gguf", "ollama"},
+            "llama_cpp": {"gguf", "ollama"},
+            "dtype": {"merged", "quantised"},
+            "system": {"ollama"},
+            "temperature": {"ollama"},
+        }
+        idle = {
+            name: f"it is for {' and '.join(f'form={form}' for form in sorted(of))}, not {chosen}"
+            for name, of in users.items()
+            if not of & forms
+        }
+        if self.push is None:
+            idle["push_private"] = "nothing is uploaded without push=ORG/NAME"
+        return idle
 
     def _form_problems(self) -> Iterator[Problem]:
         given = self._given

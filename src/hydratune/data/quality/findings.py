@@ -320,3 +320,12 @@ def _refusal(name: str, check: CheckReport) -> str:
         f"{name}: {counted_title(check['count'], check['title'])}{note}{rows}{reason}\n"
         f"    why: {check['why']}\n    fix: {fix}"
     )
+
+
+def finding_in_words(name: str, count: int) -> str:
+    """Return what the check ``name`` found, such as ``2 rows that repeat ...``.
+
+    A check that this version does not have is called by its name.
+    """
+    check = CHECKS.get(name)
+    return f"{name}: {count:,}" if check is None else counted_title(count, check.title)

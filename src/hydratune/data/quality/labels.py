@@ -2,6 +2,7 @@
 answers.
 """
 
+import json
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ class LabelCounter:
                 answer = parse_strict(row.answer)
             except NotStrictJson:
                 return {}
-            return {name: str(answer[name]) for name in self._fields if name in answer}
+            return {name: _text(answer[name]) for name in self._fields if name in answer}
         if not is_json and len(row.answer) <= _LONGEST_LABEL and row.prompt:
             return {WHOLE_ANSWER: row.answer.strip()}
         return {}
@@ -78,3 +79,8 @@ def _label_fields(schema: Mapping[str, object] | None) -> list[str]:
         for name, field in properties.items()
         if isinstance(field, Mapping) and ("enum" in field or field.get("type") == "boolean")
     ]
+
+
+def _text(value: object) -> str:
+    """Return a value as it stands in the answer: null and not None; texts without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

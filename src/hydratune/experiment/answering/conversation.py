@@ -12,10 +12,11 @@ from hydratune.data.formats.columns import Naming
 from hydratune.data.formats.files import read_records
 from hydratune.data.formats.requests import to_requests
 from hydratune.data.rows import Message, Record, Row
-from hydratune.errors import InputError
+from hydratune.errors import DataError, InputError
 from hydratune.records.files import write_text
 
 _SUFFIXES = (".json", ".jsonl")
+_BLANK = "\u241fblank\u241f"  # before an answer without words, which no training row may have
 
 
 @dataclass
@@ -112,7 +113,7 @@ class Conversation:
         """Continue the conversation in a file, of several the last one. Raises ``InputError``."""
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        *_, (where, record) = read_records(path, "utf-8")  # a file without rows is refused
+        where, record = _last_record(path)
         record, marks = _without_marks(record)
         (request,) = to_requests(iter([(where, record)]), str(path), Naming(), Naming())
         if request.is_text:
@@ -123,11 +124,27 @@ class Conversation:
         turns = [message for message in messages if message.role != "system"]
         if turns and turns[-1].role == "user":  # its answer is missing
             messages, turns = messages[:-1], turns[:-1]
+        if not turns:
+            raise InputError(f"{path}: no question with an answer in it, as /save writes them")
         marks = marks[: len(messages)]
         known = len(marks) == len(messages)
         own = marks[len(messages) - len(turns) :] if known else [True] * len(turns)
-        self.turns = [replace(turn, train=mark) for turn, mark in zip(turns, own, strict=True)]
+        self.turns = [
+            replace(turn, content=turn.content.removeprefix(_BLANK), train=mark)
+            for turn, mark in zip(turns, own, strict=True)
+        ]
         self.file = path if path.suffix == ".json" else None
+
+
+def _last_record(path: Path) -> tuple[str, Record]:
+    """Return the last record of a file. Raises ``InputError``."""
+    try:
+        *_, last = read_records(path, "utf-8")  # a file without rows is refused
+    except DataError as error:
+        if "data.encoding" in str(error):  # of rows, which a chat does not have
+            raise InputError(f"{path}: this is not UTF-8 text; save it as UTF-8") from error
+        raise
+    return last
 
 
 def _without_marks(record: Record) -> tuple[Record, list[bool]]:
@@ -138,8 +155,14 @@ def _without_marks(record: Record) -> tuple[Record, list[bool]]:
     turns = record.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return record, []
-    plain = [{key: value for key, value in turn.items() if key != "train"} for turn in turns]
+    plain = [{key: _not_blank(turn, key) for key in turn if key != "train"} for turn in turns]
     return {**record, "messages": plain}, [turn.get("train") is not False for turn in turns]
+
+
+def _not_blank(turn: Mapping[str, object], key: str) -> object:
+    value = turn[key]
+    is_blank = isinstance(value, str) and not value.strip()
+    return f"{_BLANK}{value}" if is_blank and turn.get("role") == "assistant" else value
 
 
 def _stored(message: Message) -> dict[str, object]:

@@ -6,6 +6,7 @@ ends and tabs written as ``\\n`` and ``\\t``), and everything else goes to stand
 
 import io
 import sys
+import termios
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -132,19 +133,41 @@ class Terminal:
 
     @contextmanager
     def answering(self, systems: Sequence[str]) -> Iterator[Show]:
-        if len(systems) > 1:
-            with _side_by_side(systems) as show:
-                yield show
-            return
-        console.print(Text(f"{systems[0]}> ", style="bold green"), end="")
+        shown = _side_by_side(systems) if len(systems) > 1 else _as_written(systems[0])
+        with _keys_not_shown(), shown as show:
+            yield show
 
-        def write(_: str, text: str) -> None:
-            console.out(text, end="", highlight=False)
 
-        try:
-            yield write
-        finally:
-            console.out("")
+@contextmanager
+def _keys_not_shown() -> Iterator[None]:
+    """Keep what is typed meanwhile off the screen; it is read by the next line of input."""
+    try:
+        keyboard = sys.stdin.fileno()
+        before = termios.tcgetattr(keyboard)
+    except (OSError, ValueError, termios.error):  # no terminal
+        yield
+        return
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(keyboard, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _as_written(system: str) -> Iterator[Show]:
+    """Show an answer as it is written."""
+    console.print(Text(f"{system}> ", style="bold green"), end="")
+
+    def write(_: str, text: str) -> None:
+        console.out(text, end="", highlight=False)
+
+    try:
+        yield write
+    finally:
+        console.out("")
 
 
 @contextmanager
