@@ -142,6 +142,34 @@ def test_memory_grows_with_rank_length_and_precision() -> None:
     assert frugal.per_token < 0.5 * base.per_token
 
 
+@pytest.mark.parametrize(
+    ("model", "overrides", "remedy", "fits"),
+    [
+        ("qwen3_32b", (), "model.quantization=nf4", True),
+        pytest.param(
+            *("llama3_3_70b", (), "model.quantization=nf4 needs", False), marks=pytest.mark.slow
+        ),
+        ("qwen3_8b", ("adapter=none",), "adapter=lora", True),
+        pytest.param(
+            *("qwen3_32b", ("adapter.r=4096",), "a smaller adapter.r", False),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_with_what_needs_less(
+    model: str, overrides: tuple[str, ...], remedy: str, fits: bool
+) -> None:
+    plan = planned(of_model(model, "device=l40s", *overrides))
+    text = next(w.text for w in plan.warnings if w.text.startswith("L40S has 44.7 GiB"))
+    assert remedy in text
+    if fits:
+        setting = next(word for word in ("model.quantization=nf4", "adapter=lora") if word in text)
+        better = planned(of_model(model, "device=l40s", *overrides, setting))
+        assert not [w for w in better.warnings if "the run needs" in w.text]
+    else:
+        assert "smaller" in text
+
+
 def test_a_gpu_that_is_too_small_does_not_fit() -> None:
     plan = planned(of_model("llama3_1_8b"))
     fits = {memory.place.name: memory.fits for memory in plan.elsewhere}

@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hydratune.planning.memory import Needs, optimizer_kind
+from hydratune.planning.memory import Memory, Needs, Place, optimizer_kind
 from hydratune.settings.adapter import AdapterConfig
 from hydratune.settings.data import Level
+from hydratune.settings.model import ModelConfig, Quantization
 from hydratune.wording import counted
 
 _TINKER = (
@@ -184,3 +185,37 @@ def first_sweep(needs: Needs, overrides: Sequence[str]) -> FirstSweep:
 def _short(rate: float) -> str:
     """Return a rate in one digit, or in two if the first is 1, so that steps stay alike."""
     return f"{rate:.2g}" if f"{rate:e}".startswith("1") else f"{rate:.1g}"
+
+
+def memory_warnings(needs: Needs, place: Place) -> Iterator[Warn]:
+    """Say what would need less, if a run does not fit into the memory of ``place``."""
+    memory = needs.at(place)
+    if memory.fits is False and place.memory is not None:
+        yield Warn(
+            f"{place.name} has {place.memory / 2**30:.3g} GiB and the run needs"
+            f" {memory.total / 2**30:.3g}: {_smaller(needs, memory)}",
+            "memory by part, as planned",
+        )
+
+
+def _smaller(needs: Needs, memory: Memory) -> str:
+    """Return settings with which less memory is needed, by the part that takes most."""
+    part = max(memory.parts, key=lambda name: memory.parts[name])
+    if memory.total > sum(memory.parts.values()) and part != "weights":
+        return "answers take most; a smaller evaluation.batch_size"
+    if part in ("activations", "logits", "stored states"):
+        longest = f"={memory.longest_row}" if memory.longest_row else ""
+        return f"trainer.gradient_checkpointing=true, or a shorter data.max_length{longest}"
+    if part in ("optimizer", "gradients", "adapter"):
+        return "adapter=lora" if needs.config.adapter.trains_base else "a smaller adapter.r"
+    model = needs.config.model
+    if model.quantization is not Quantization.none:
+        return "a smaller model (hydratune configs model shows sizes)"
+    quantised = replace(needs, config=replace(needs.config, model=_in_four_bits(model)))
+    smaller = quantised.at(memory.place)
+    text = f"model.quantization=nf4 needs {smaller.total / 2**30:.3g} GiB"
+    return text if smaller.fits else f"{text}; a smaller model (hydratune configs model) needs less"
+
+
+def _in_four_bits(model: ModelConfig) -> ModelConfig:
+    return replace(model, quantization=Quantization.nf4)

@@ -109,7 +109,7 @@ def make_plan(config: PlanConfig, overrides: Sequence[str], probe: Probe | None)
         taken,
         licence.licence_of(config.model, needs.structure.facts, config.intended_use),
         window,
-        tuple(advice.warnings(needs, taken.steps)),
+        (*advice.memory_warnings(needs, timed), *advice.warnings(needs, taken.steps)),
         advice.first_sweep(needs, overrides),
         probe,
     )
