@@ -115,6 +115,22 @@ def test_a_batch_begins_when_one_of_the_others_has_ended(
     assert code == 0 and cluster.log[-1] == "closed" and len(cluster.log) == 9  # nothing to run
 
 
+def test_a_batch_of_several_packs_takes_as_many_slots(
+    hydratune: Command, tmp_path: Path, cluster: Cluster
+) -> None:
+    more = ("hydra.sweeper.batch=4", "hydra.launcher.pack_size=2")
+    halving = (*more, "hydra.launcher.halving.min_steps=2")  # with which a batch is one pack
+    assert hydratune(*words(tmp_path / "halving", *halving))[0] == 0
+    assert cluster.log[:2] == ["trials 0, 1, 2, 3 of 8", "trials 4, 5, 6, 7 of 8"]
+    cluster.log, cluster.most = [], 0
+    code, text = hydratune(*words(tmp_path / "s", *more))
+    assert code == 0, text
+    assert cluster.most == 2 and cluster.log[:5] == [
+        *("trials 0, 1 of 8", "trials 2, 3 of 8", "end of 2, 3", "end of 0, 1"),
+        "trials 4, 5 of 8",
+    ]
+
+
 @pytest.mark.parametrize("halving", [(), ("hydra.launcher.halving.min_steps=2",)])
 def test_packs_that_outlived_their_driver_are_waited_for(
     hydratune: Command, tmp_path: Path, cluster: Cluster, halving: tuple[str, ...]

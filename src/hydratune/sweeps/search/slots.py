@@ -39,6 +39,8 @@ def run_in_slots(search: Search, options: PackOptions) -> None:
     Interrupted, it reports the trials that have ended; the next call resumes the others.
     """
     listen()
+    if search.is_halving:  # one pack judges the trials of a batch
+        options = replace(options, pack_size=None)
     batches: list[_Batch] = []
     with ExitStack() as at_end:
         at_end.callback(_release, search, batches)
@@ -96,8 +98,10 @@ class _Batches:
         return packs
 
     def _running(self, busy: Collection[str]) -> int:
-        """Return how many batches run."""
-        return sum(batch.is_submitted or bool(batch.names & set(busy)) for batch in self.open)
+        """Return into how many packs the batches that run were divided."""
+        running = [batch for batch in self.open if batch.is_submitted or batch.names & set(busy)]
+        size = self.options.pack_size or self.search.settings.batch
+        return sum(-(-len(batch.held) // size) for batch in running)
 
     def _next(self, busy: Collection[str]) -> _Batch | None:
         """Return the batch that begins now: one that a killed driver has left, or a new one."""
