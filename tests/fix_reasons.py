@@ -27,6 +27,8 @@ NOT_TYPED: dict[str, str] = {
         ),
         _PLAN,
     ),
+    "experiment.finished_run:open_run": "it needs a run that did not end: test_answering.py",
+    "sweeps.launch:launch": "it needs a job that was added to a sweep and failed: test_sweep.py",
     **dict.fromkeys(
         (
             "sweeps.executor_options:SlurmOptions._problem",

@@ -386,6 +386,7 @@ def test_an_interrupted_run_is_saved_and_resumed(run: hydratune.Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_its_jobs_and_is_compared(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

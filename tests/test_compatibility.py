@@ -189,6 +189,7 @@ def test_prepare_and_train_refuse_the_same(hydratune: Command, tmp_path: Path, c
         accepted(hydratune, "model=tiny", "data=files", f"data.train={file}", *quality, fix[1])
 
 
+@pytest.mark.slow
 def test_prepared_rows_are_checked_again_with_another_model(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:

@@ -95,6 +95,7 @@ def test_schemas_that_cannot_be_enforced_are_refused(model: Any, encoder: Any) -
         guide_for(None, encoder, model)
 
 
+@pytest.mark.slow
 def test_constrained_answers_are_stored_beside_the_free_ones(
     hydratune: Command, tmp_path: Path
 ) -> None:

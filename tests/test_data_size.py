@@ -80,6 +80,7 @@ def test_a_share_without_a_row_is_refused_with_a_share_that_has_one() -> None:
     assert len(take_share(rows(40), 0.025, 0)) == 1
 
 
+@pytest.mark.slow
 def test_a_job_of_a_size_is_the_run_alone_and_the_end_says_what_more_rows_brought(
     hydratune: Command, tmp_path: Path
 ) -> None:

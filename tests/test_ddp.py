@@ -332,6 +332,7 @@ def test_an_error_of_the_main_process_leaves_nothing_behind(
     seen="all processes end, with the reason",
     kept="the training until its last checkpoint",
 )
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_with_its_reason(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_damaged_entry_of_the_cache_is_built_again(
     assert len(times) == 4
 
 
+@pytest.mark.slow
 def test_every_file_of_the_cache_is_verified(
     hydratune: Command, fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

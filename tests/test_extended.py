@@ -151,6 +151,7 @@ def test_an_interrupted_extension_is_resumed_and_keeps_the_finished_record(
     ).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_extended_are_refused_and_not_changed(
     hydratune: Command, tmp_path: Path
 ) -> None:

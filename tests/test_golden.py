@@ -188,6 +188,7 @@ def test_the_worktree_is_removed_whatever_happens(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_an_interrupt_ends_everything_and_removes_the_worktree(
     repository: Path, number: signal.Signals
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_run_whose_machine_is_taken_away_before_training_ends_at_once(
     ), text
 
 
+@pytest.mark.slow
 def test_an_interrupted_validation_is_repeated(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_batch_begins_when_one_of_the_others_has_ended(
     assert code == 0 and cluster.log[-1] == "closed" and len(cluster.log) == 9  # nothing to run
 
 
+@pytest.mark.slow
 def test_a_batch_of_several_packs_takes_as_many_slots(
     hydratune: Command, tmp_path: Path, cluster: Cluster
 ) -> None:
@@ -131,7 +132,9 @@ def test_a_batch_of_several_packs_takes_as_many_slots(
     ]
 
 
-@pytest.mark.parametrize("halving", [(), ("hydra.launcher.halving.min_steps=2",)])
+@pytest.mark.parametrize(
+    "halving", [pytest.param((), marks=pytest.mark.slow), ("hydra.launcher.halving.min_steps=2",)]
+)
 def test_packs_that_outlived_their_driver_are_waited_for(
     hydratune: Command, tmp_path: Path, cluster: Cluster, halving: tuple[str, ...]
 ) -> None:
@@ -168,6 +171,7 @@ def test_what_was_lost_with_a_driver_is_run_again_in_its_batches(
     assert load_study(tmp_path / "s").trials[4].user_attrs["batch"] == 4
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_share_its_process_runs_alone(
     hydratune: Command, tmp_path: Path, cluster: Cluster
 ) -> None:

@@ -29,6 +29,7 @@ def loss(run: Path) -> float:
     return float(json.loads((run / "metrics.json").read_text())["val/loss"])
 
 
+@pytest.mark.slow
 def test_same_weights_by_every_way_give_the_same_run(
     hydratune: Command, tmp_path: Path, tiny: tuple[Any, Any, Any]
 ) -> None:

@@ -256,6 +256,7 @@ def test_folders_without_an_adapter_for_this_model_are_refused(
     assert "has no weights" in refusal(hydratune, start)
 
 
+@pytest.mark.slow
 def test_another_base_is_refused_with_the_right_setting_and_a_copy_is_accepted(
     hydratune: Command, tmp_path: Path, tiny: Any
 ) -> None:

@@ -112,6 +112,7 @@ def test_refusing_a_wrong_setting_imports_nothing_heavy(folder: Path) -> None:
     assert not refused.heavy
 
 
+@pytest.mark.slow
 def test_preparing_files_imports_no_model_classes(folder: Path, trained: Loaded) -> None:
     assert trained.code == 0  # it has made the toy model
     prepared = Loaded(folder, "prepare", "data=files", "data.train=rows.jsonl", "model=tiny")
@@ -127,6 +128,7 @@ def test_training_imports_only_what_the_run_uses(trained: Loaded) -> None:
     assert trained.frozen > 100_000  # the modules are no garbage to look for
 
 
+@pytest.mark.slow
 def test_evaluating_imports_only_what_the_run_uses(folder: Path, trained: Loaded) -> None:
     evaluated = Loaded(folder, "evaluate", "run=run", "source=predictions")
     assert evaluated.code == 0, evaluated.printed

@@ -88,6 +88,7 @@ def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_p
     assert dry.returncode == 0 and "2 run(s)" in dry.stdout + dry.stderr
 
 
+@pytest.mark.slow
 def test_disabled_tracking_leaves_no_folder_and_imports_no_client(tmp_path: Path) -> None:
     done = train(
         tmp_path, "tracking=disabled", f"hydra.run.dir={tmp_path}/run", PYTHONPROFILEIMPORTTIME="1"
@@ -154,6 +155,7 @@ def test_tensorboard_has_every_run_of_a_sweep(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/wandb"))
 
 
+@pytest.mark.slow
 def test_no_text_is_sent_if_log_text_is_off(tmp_path: Path) -> None:
     prompt = "You are the secret recipe of this company."
     words = ("tracking=offline", f"data.system_prompt='{prompt}'")

@@ -15,6 +15,7 @@ from hydratune.records.environment import Environment
 from hydratune.records.files import Json, read_json
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory, RunFile
+from hydratune.records.status import State
 from hydratune.settings.commands import EvaluateConfig, TrainConfig, load
 from hydratune.settings.overrides import as_typed
 from hydratune.training.optimizers.adamw import AdamWOptimizer
@@ -48,7 +49,8 @@ class FinishedRun:
 def open_run(folder: str) -> FinishedRun:
     """Open the run in ``folder``. Raises ``RunError`` if it has no metrics."""
     record = RunDirectory(Path(folder).resolve())
-    if not record.metrics_file.is_file() and (state := record.read_status().state) is not None:
+    state = record.read_status().state
+    if not record.metrics_file.is_file() and state not in (None, State.finished):
         raise RunError(
             f"{record.shown} has no model yet: its state is {state.value}; wait for it if it runs"
             " (hydratune status), else continue it: hydratune doctor"
