@@ -11,6 +11,8 @@ from pathlib import Path
 from run_files import assert_same_run, offline_environment, states, status
 
 SECONDS = 1800.0
+# as in /proc/net/tcp and tcp6
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0" * 31 + "1"}
 _LISTENS = "0A"  # state of a socket in /proc/net/tcp
 _MARK = "TEST_DRIVER"  # variable that everything has which a driver starts
 

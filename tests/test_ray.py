@@ -14,7 +14,7 @@ import pytest
 
 from conftest import SMALL
 from search_cases import SPACE, assert_study_is_that_of_the_runs
-from sweep_driver import Driver, assert_same_sweep
+from sweep_driver import LOOPBACK, Driver, assert_same_sweep
 
 pytestmark = pytest.mark.slow
 RUN = (
@@ -25,7 +25,6 @@ RUN = (
 )
 RAY = ("hydra/launcher/executor=ray", "hydra.launcher.executor.at_once=2")
 CANARY = "canary-93b1f07e6a"
-LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0" * 31 + "1"}
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import sweep_driver
 from conftest import SHARED, SMALL
 from run_files import offline_environment, states
 from search_cases import SPACE, assert_study_is_that_of_the_runs
-from sweep_driver import SECONDS, assert_same_sweep
+from sweep_driver import LOOPBACK, SECONDS, assert_same_sweep
 
 pytestmark = pytest.mark.slow
 SCRIPTS = SHARED / "tools" / "slurm"  # SLURM_CONF of a running cluster is used instead
@@ -78,11 +78,13 @@ def test_halving_over_slurm_equals_local_with_workers_killed(
     )
     local = Driver(tmp_path / "local", cluster, *words)
     local.until(lambda: any(local.steps(n) > 3 for n in range(12)))
+    assert local.addresses() <= LOOPBACK
     os.kill(local.packs()[0], signal.SIGKILL)
     assert "tried again" in local.end()
 
     first = Driver(tmp_path / "slurm", cluster, *words, *SLURM)
     first.until(lambda: any(first.steps(n) > 3 for n in range(12)))
+    assert first.addresses() <= LOOPBACK
     os.kill(first.packs()[0], signal.SIGKILL)
     first.until(lambda: any(first.steps(n) > 20 for n in range(12)))
     packs = json.loads((first.folder / "slurm" / "packs.json").read_text())["packs"]
