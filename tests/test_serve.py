@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from conftest import SMALL
-from hydratune import extras
+from hydratune import digests, extras
 from hydratune.errors import RunError
 from hydratune.serving import process as serving
 from hydratune.serving import servers
@@ -151,6 +151,18 @@ def test_without_a_server_one_message_says_how_to_install_one(
     assert code == 2 and "llama-server is on the PATH" in text
     code, text = command_line("serve", "export=file", "server=vllm")
     assert code == 2 and "cannot load a GGUF file" in text and "server=transformers" in text
+
+
+def test_a_file_that_was_cut_is_named_before_a_server_starts(
+    export: Path, programs: Callable[..., None], command_line: Command
+) -> None:
+    programs("transformers")
+    digests.seal(export)
+    assert command_line("serve", "export=out", "dry_run=true")[0] == 0
+    (export / "model.safetensors").write_text("{")
+    code, text = command_line("serve", "export=out", "dry_run=true")
+    assert code == 1 and "out/model.safetensors is not as it was written" in text, text
+    assert "or export the run again" in text
 
 
 def test_what_is_no_export_is_refused(

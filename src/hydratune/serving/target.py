@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from hydratune import digests
 from hydratune.console import console, relative_path
 from hydratune.data.encoding.rendering import try_template
 from hydratune.errors import ConfigError, Problem, RunError
@@ -55,7 +56,10 @@ class NotYetWritten(Target):
 
 
 def of_export(folder: Path) -> Target:
-    """Return what is in a folder of ``hydratune export``. Raises ``ConfigError``."""
+    """Return what is in a folder of ``hydratune export``.
+
+    Raises ``ConfigError``, and ``RunError`` if a file is not as the export wrote it.
+    """
     if any((place / REJECTED_FILE).is_file() for place in (folder, folder.absolute().parent)):
         why = "this export was rejected, because it is not the model of its run"
         raise _problem(folder, why, "export the run again, and look at parity.json")
@@ -73,6 +77,8 @@ def of_export(folder: Path) -> Target:
         why = "this is an adapter without its base model"
         fix = "export the run with form=merged, or give run=DIR instead of export=DIR"
         raise _problem(folder, why, fix)
+    if (changed := digests.damaged(folder)) is not None:
+        raise RunError(f"{changed}; or export the run again")
     return Target(folder.absolute(), kind)
 
 
