@@ -386,7 +386,7 @@ def test_warnings_of_every_trial_and_the_models_side_by_side_are_said(
     assert float(first["money"]) > 0 and "for all trials one after the other, 0.00" not in text
     assert second["commercial use"] == "yes"
     page = (folder / "report.html").read_text()
-    assert "Its largest trial" in page and page.count("Qwen3-0.6B") >= 2
+    assert "Memory by part, of the largest trial" in page and page.count("Qwen3-0.6B") >= 2
 
 
 def test_the_picture_shows_the_memory_of_answers_where_it_is_larger() -> None:
