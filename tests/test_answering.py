@@ -214,12 +214,14 @@ def test_nucleus_sampling_leaves_out_the_unlikely_tokens() -> None:
 def test_rows_that_are_too_long_are_said_and_not_asked(
     hydratune: Command, run: Path, tmp_path: Path
 ) -> None:
-    write_rows(tmp_path / "long.jsonl", [{"prompt": "lease " * 4000}, {"prompt": "A lease."}])
+    rows = [{"prompt": "lease " * 4000}, {"prompt": "A lease."}, {"prompt": " "}]
+    write_rows(tmp_path / "long.jsonl", rows)
     code, text = generate(hydratune, run, "input=long.jsonl", "metrics=true")
     assert code == 2 and "no row has a reference answer" in text
     code, text = generate(hydratune, run, "input=long.jsonl")
-    assert code == 0 and "1 of 2 rows too long, and not asked" in text, text
-    long, short = lines(tmp_path / "answers.jsonl")
+    assert code == 0 and "1 of 3 rows too long, and not asked" in text, text
+    assert "long.jsonl: 1 row without a question, asked nevertheless: 3" in text
+    long, short, _ = lines(tmp_path / "answers.jsonl")
     assert long["answer"] is None and long["finish_reason"] == "too long"
     assert short["answer"] and short["finish_reason"] == "length"
 

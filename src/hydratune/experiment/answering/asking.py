@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOO_LONG = "too long"  # finish_reason of a row that was not asked
+_MOST_NUMBERS = 5  # of rows that are listed
 _SETTINGS_OF_DATA = ("columns", "roles", "encoding", "delimiter")
 
 
@@ -66,7 +67,17 @@ def read_rows(config: GeneratingConfig, data: DataConfig, statements: list[str])
     if repaired:
         rows = counted(repaired, "row")
         statements.append(f"{path}: {rows} repaired as in the training data (data.clean)")
+    if empty := [request.number for request in requests if _is_empty(request)]:
+        first = ", ".join(map(str, empty[:_MOST_NUMBERS]))
+        more = ", ..." if len(empty) > _MOST_NUMBERS else ""
+        rows = counted(len(empty), "row")
+        statements.append(f"{path}: {rows} without a question, asked nevertheless: {first}{more}")
     return requests
+
+
+def _is_empty(request: Request) -> bool:
+    asked = [message for message in request.row.prompt if message.role == "user"]
+    return not request.is_text and not any(message.content.strip() for message in asked)
 
 
 def _own_settings(message: str) -> str:
