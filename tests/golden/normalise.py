@@ -53,6 +53,9 @@ LEFT_OUT = (  # also not looked for
         "cache/data/*",
         "keyed by a hash of the source; its rows are those of prepare and of data.json",
     ),
+    IgnoredFile(
+        "cache/tokens/*", "keyed by a hash of the source; the losses of its tokens are compared"
+    ),
 )
 _TIMES = r"(cpu_seconds|wall_seconds|tokens_per_second|peak_memory_bytes)"
 RULES = (
@@ -61,6 +64,7 @@ RULES = (
     Rule("stages", "seconds of each stage", "*.json", "seconds( > .*)?"),
     Rule("costs of runs", "times and memory", "*runs.*", rf"row \d+ > (.*/)?cost/{_TIMES}(/.*)?"),
     Rule("start and end", "times of day", "*status.json", "started|ended"),
+    Rule("process", "another one each time", "*status.json", "pid|host"),
     Rule("W&B id", "drawn at random for each run", "*status.json", "wandb_id"),
     Rule("error", "a message", "*status.json", "error", Treatment.numbers),
     Rule("code", "a hash of the source that is being changed", "*environment.json", "code"),

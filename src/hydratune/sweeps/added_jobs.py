@@ -58,6 +58,8 @@ def run_waiting(folder: Path) -> list[int]:
 
     The ranking at their end is that of the whole sweep.
     """
+    if not has_added_jobs(folder):
+        return []
     with FileLock(folder / f".{ADDED_FILE}.lock"):
         entries, first = _entries(folder), words_of_sweep(folder)
         waiting = [entry["words"] for entry in entries if entry["waits"]]
