@@ -126,9 +126,9 @@ def test_a_preempted_job_is_resumed_after_the_step(tmp_path: Path, cluster: dict
     kept="everything until its last step",
 )
 def test_a_job_at_its_time_limit_is_resumed(tmp_path: Path, cluster: dict[str, str]) -> None:
-    words = (*RUN, "trainer.max_epochs=400", "seed=0,1", "trainer.checkpoint_minutes=null")
+    words = (*RUN, "trainer.max_epochs=200", "seed=0,1", "trainer.checkpoint_minutes=null")
     words = (*words, "trainer.validations_per_epoch=1", "hydra.launcher.pack_size=2")
-    limit = ("hydra.launcher.executor.minutes=2", "hydra.launcher.executor.seconds_to_save=100")
+    limit = ("hydra.launcher.executor.minutes=2", "hydra.launcher.executor.seconds_to_save=70")
     driver = Driver(tmp_path / "slurm", cluster, *words, *SLURM, *limit)
     driver.end()
     log = next((driver.folder / "slurm").glob("*_log.out")).read_text()
