@@ -77,9 +77,13 @@ class Driver:
         ]
 
     def addresses(self) -> set[str]:
-        """Return the addresses on which any of the processes listens, as in /proc/net/tcp."""
+        """Return the addresses on which any of the processes listens, as in /proc/net/tcp; Slurm's
+        own ones talk to its nodes.
+        """
         sockets = set()
-        for number in self.processes():
+        for number, words in self.processes().items():
+            if words[0].endswith(b"srun"):
+                continue
             with suppress(OSError):
                 for file in Path(f"/proc/{number}/fd").iterdir():
                     with suppress(OSError):
