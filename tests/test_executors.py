@@ -143,6 +143,10 @@ def test_the_executor_is_chosen_with_slashes(hydratune: Command) -> None:
         *sweep, "hydra/launcher/executor=slurm", "hydra.launcher.executor.cpus=0"
     )
     assert code == 2 and "hydra.launcher.executor.cpus = 0" in text, text
+    code, text = hydratune(
+        *sweep, "hydra/launcher/executor=slurm", "hydra.launcher.executor.partiton=low"
+    )
+    assert code == 2 and "did you mean hydra.launcher.executor.partition?" in text, text
 
 
 def test_a_machine_without_slurm_is_told_so(

@@ -209,9 +209,10 @@ def _meant(key: str, names: Sequence[str], group: str) -> list[str]:
 
 def _unknown_launcher_setting(key: str, value: str, names: Sequence[str]) -> Problem:
     options = [name for name in names if name != "_target_"]
-    near = difflib.get_close_matches(key.rpartition(".")[2], options, n=1, cutoff=0.6)
+    group, _, name = key.rpartition(".")
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:
-        fix = f"did you mean hydra.launcher.{near[0]}?"
+        fix = f"did you mean {group}.{near[0]}?"
     elif options:
         fix = f"known here: {', '.join(options)}"
     else:
