@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -297,7 +298,12 @@ def test_further_jobs_have_the_settings_of_their_sweep(
         (["seed=1"], "adapter.r and optimizer.lr vary in this sweep"),
         (["seed=1", "like=7"], "no such job; jobs: 0, 1, 2"),
         (["seed=1", "from=2"], "it has no adapter yet; like=2 begins from the base model"),
-        (["seed=1", "from=2", "like=1"], "give like=JOB or from=JOB"),
+        (["seed=1", "from=2", "like=1"], "from=2 like=1: give one of these"),
+        (["seed=1", "like=2", "like=1"], "like=2 like=1: give one of these"),
+        (["seed=1", "from="], "from=: give the name of a job"),
+        (["like=1"], "or the job would be the same again"),
+        (["seed=1", "like=1", "hydra.sweep.dir=x"], "hydra.sweep.dir=x: jobs are added in the"),
+        (["seed=1", "like=1", "hydra.mode=RUN"], "hydra.mode=RUN: jobs are added in the"),
         (["fast"], "give SETTING=VALUE"),
     ],
 )
@@ -306,6 +312,31 @@ def test_further_jobs_that_are_not_clear_are_refused(
 ) -> None:
     code, text = hydratune("add", str(grid), *words)
     assert code == 2 and why in text and not (grid / "added.json").exists()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_further_jobs_that_are_refused_are_forgotten(
+    hydratune: Command, grid: Path, is_running: bool
+) -> None:
+    """The process that runs the sweep would start them at its end, and fail by them."""
+    with FileLock(grid / ".lock") if is_running else nullcontext():
+        code, text = hydratune("add", str(grid), "optimizer.lr=fast", "like=0")
+        assert code == 2 and "must be a number" in text
+    assert view_sweep(grid, HeldLocks()).added == [] == added_jobs.run_waiting(grid)
+    assert added_jobs.number_of(grid, ["optimizer.lr=1"], [], is_waiting=False) == 1
+
+
+def test_further_jobs_keep_their_numbers_when_others_are_refused(tmp_path: Path) -> None:
+    for number, word in enumerate(("lr=1", "lr=2", "lr=3"), 1):
+        assert added_jobs.number_of(tmp_path, [word], [], is_waiting=True) == number
+    added_jobs.forget_refused(tmp_path, 2)
+    assert added_jobs.added_words(tmp_path) == [["lr=1"], ["lr=3"]]
+    assert added_jobs.number_of(tmp_path, ["lr=3"], [], is_waiting=True) == 3
+    assert added_jobs.number_of(tmp_path, ["lr=2"], [], is_waiting=True) == 2
+    assert added_jobs.added_words(tmp_path) == [["lr=1"], ["lr=2"], ["lr=3"]]
+    for number in (2, 3):
+        added_jobs.forget_refused(tmp_path, number)
+    assert added_jobs.number_of(tmp_path, ["lr=4"], [], is_waiting=True) == 2
 
 
 def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
