@@ -28,7 +28,7 @@ def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[Pl
     failed = []
     for number, job in enumerate(jobs, 1):
         title = ", ".join(f"{key}={value}" for key, value in job.job.varying.items())
-        section(f"job {number} of {len(jobs)}: {mask(title)}")
+        section(f"job {number} of {len(jobs)}{f': {mask(title)}' if title else ''}")
         if job.record.is_finished():
             console.print("finished before; skipped")
             continue
