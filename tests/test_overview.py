@@ -116,6 +116,34 @@ def test_a_folder_lists_the_newest_first(hydratune: Command, tmp_path: Path, swe
     assert len(list(find(tmp_path))) == 26
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("sweep.json", "{", "is not as it was written"),
+        ("added.json", "[]", "added.json is not as hydratune writes it (TypeError"),
+        ("slurm/packs.json", '{"packs": [3]}', "packs.json is not as hydratune writes it"),
+    ],
+)
+def test_a_sweep_that_cannot_be_read_hides_no_other(
+    hydratune: Command, tmp_path: Path, sweep: Path, file: str, content: str, why: str
+) -> None:
+    broken = tmp_path / "broken"
+    write_sweep(broken, [SweepJob("0", (), {})])
+    make_run(broken / "0", State.finished)
+    (broken / "slurm").mkdir()
+    (broken / file).write_text(content)
+    code, text = hydratune("status", str(tmp_path))
+    assert code == 1 and "broken/" in text and why in text, text
+    assert "sweep of 7 jobs" in text, text
+    code, text = hydratune("status", str(broken), "json=true")
+    (found,) = json.loads(text)
+    assert code == 1 and found["state"] == "unreadable" and why in found["error"]
+    assert hydratune("status", str(broken / "0"))[0] == 0  # as the message says
+    for command in ("stop", "add"):
+        code, text = hydratune(command, str(broken), "optimizer.lr=1")
+        assert code == 1 and why in text, text
+
+
 def test_names_and_reasons_cannot_change_the_terminal(hydratune: Command, tmp_path: Path) -> None:
     folder = tmp_path / "evil"
     write_sweep(folder, [SweepJob("0", (), {"name": "[red]x\x1b[2J"})])
@@ -140,6 +168,10 @@ def test_wrong_words_are_refused(words: list[str], why: str) -> None:
 
 
 def test_folders_without_runs_are_refused(hydratune: Command, tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text("{}")
+    code, text = hydratune("status", str(tmp_path / "status.json"))
+    assert code == 2 and f"is a file: give its folder, {tmp_path}" in " ".join(text.split())
+    (tmp_path / "status.json").unlink()
     (tmp_path / "empty").mkdir()
     for folder, why in (("empty", "neither a run nor a sweep"), ("none", "no such folder")):
         code, text = hydratune("status", str(tmp_path / folder))
