@@ -23,7 +23,9 @@ from hydratune.sweeps.executors.submitted import SubmittedPack, read_submitted
 from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
+from hydratune.sweeps.pack_processes import PacksEnd, run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.stop_requests import request_stop
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
@@ -323,6 +325,27 @@ def test_a_command_that_does_not_wait_waits_for_a_late_result(
 
     monkeypatch.setattr(slurm.time, "sleep", arrives)
     assert run_in_packs(context, tmp_path / "sweep", jobs, packing) == []
+    assert (played / "count").read_text() == "7\n"
+
+
+@pytest.mark.parametrize("code", [75, 130, -2])
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_job_alone_that_is_stopped_ends_no_other(
+    played: Path, tmp_path: Path, settings: Any, code: int, has_begun: bool
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings, 2)
+    packs = [PlannedPack(f"job {n}", (job,), 1, command=("run",)) for n, job in enumerate(jobs)]
+    executor = executor_of(jobs)
+    executor.submit(packs)
+    if has_begun:
+        jobs[0].record.path.mkdir()
+        jobs[0].record.start()
+    request_stop(tmp_path / "sweep", "0")
+    finish(jobs[1])
+    for number, end in enumerate((code, 0)):
+        write_json(result_file(tmp_path / "sweep" / "slurm", f"7_{number}"), {"code": end})
+    assert run_packs(tmp_path / "sweep", [], options(), executor) is PacksEnd.over
+    assert [job.status.outcome for job in jobs] == [Outcome.stopped, Outcome.finished]
     assert (played / "count").read_text() == "7\n"
 
 
