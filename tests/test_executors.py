@@ -261,6 +261,44 @@ def test_cancelled_packs_are_forgotten(played: Path, tmp_path: Path, settings: A
     assert not submitted.submitted_ids(tmp_path / "sweep")
 
 
+@pytest.mark.fault(
+    "Ctrl-C, twice, while jobs of Slurm are cancelled",
+    seen="they are cancelled",
+    kept="what they had done",
+)
+def test_a_second_signal_does_not_reach_scancel(
+    played: Path, tmp_path: Path, settings: Any
+) -> None:
+    """A terminal, and `timeout`, signal the whole group of processes."""
+    (played / "scancel").write_text(SCANCEL.replace("echo", 'ps -o sid= $$ > "$PLAYED/sid"; echo'))
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs, at_once=2)
+    executor.submit(two_packs(jobs))
+    executor.cancel()
+    assert int((played / "sid").read_text()) != os.getsid(0)
+
+
+@pytest.mark.parametrize("does_answer", [True, False])
+def test_jobs_that_slurm_does_not_cancel_are_remembered(
+    played: Path,
+    tmp_path: Path,
+    settings: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    does_answer: bool,
+) -> None:
+    """The same command would submit their packs a second time."""
+    monkeypatch.setattr(slurm, "_TIME_TO_SAVE", 0.0)
+    (played / "scancel").write_text(f"#!/bin/sh\nexit {0 if does_answer else 1}\n")
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs, at_once=2)
+    executor.submit(two_packs(jobs))
+    (played / "states").write_text("7_0|RUNNING|n1\n7_1|PENDING|Priority\n")
+    executor.cancel()
+    assert set(submitted.submitted_ids(tmp_path / "sweep").values()) == {"7_0", "7_1"}
+    assert "type scancel 7_0 7_1" in capfd.readouterr().out
+
+
 # -------------------------------------------------------------------------------- whole commands
 def test_a_command_that_does_not_wait_submits_once_and_later_collects(
     played: Path, tmp_path: Path, settings: Any, capfd: pytest.CaptureFixture[str]

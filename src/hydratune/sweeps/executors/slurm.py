@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.markup import escape
@@ -131,18 +131,31 @@ class SlurmExecutor:
 
     def cancel(self) -> None:
         console.print(f"cancelling Slurm {_listed(self._submitted)}", soft_wrap=True)
-        cancel(self._submitted.keys())
-        deadline = time.monotonic() + _TIME_TO_SAVE
-        while time.monotonic() < deadline:
-            try:
-                infos = job_infos(self._submitted.keys())
-            except SlurmSilentError:
-                break
-            if not any(info.is_active for info in infos.values()):
-                break
-            time.sleep(1)
-        forget_submitted(self._folder, self._submitted)
+        left = set(self._submitted)
+        with suppress(SlurmSilentError):
+            cancel(left)
+            left = self._wait_for_end(left)
+        forget_submitted(self._folder, self._submitted.keys() - left)
         self._submitted = {}
+        if left:
+            console.print(
+                f"[red]Slurm has not ended {_listed(left)}: type scancel {' '.join(sorted(left))},"
+                " or the same command again, which waits for them",
+                soft_wrap=True,
+            )
+
+    def _wait_for_end(self, jobs: Collection[str]) -> set[str]:
+        """Wait for the end of cancelled jobs; return those that are still there after a while.
+
+        Raises ``SlurmSilentError``.
+        """
+        deadline = time.monotonic() + _TIME_TO_SAVE
+        while True:
+            infos = job_infos(jobs)
+            active = {job for job, info in infos.items() if info.is_active}
+            if not active or time.monotonic() > deadline:
+                return active
+            time.sleep(1)
 
     def _command(self, pack: PlannedPack) -> Sequence[str]:
         threads = self._settings.cpus
@@ -227,7 +240,7 @@ def _alone_in(pack: PlannedPack) -> str:
     return str(pack.jobs[0].record.path) if pack.command else ""
 
 
-def _listed(jobs: Mapping[str, object]) -> str:
+def _listed(jobs: Collection[str]) -> str:
     return f"{'job' if len(jobs) == 1 else 'jobs'} {', '.join(sorted(jobs))}"
 
 
