@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.markup import escape
@@ -131,16 +131,18 @@ class SlurmExecutor:
 
     def cancel(self) -> None:
         console.print(f"cancelling Slurm {_listed(self._submitted)}", soft_wrap=True)
-        left = set(self._submitted)
-        with suppress(SlurmSilentError):
+        left, why = set(self._submitted), ""
+        try:
             cancel(left)
             left = self._wait_for_end(left)
+        except SlurmSilentError as error:
+            why = f" ({escape(str(error))})"
         forget_submitted(self._folder, self._submitted.keys() - left)
         self._submitted = {}
         if left:
             console.print(
-                f"[red]Slurm has not ended {_listed(left)}: type scancel {' '.join(sorted(left))},"
-                " or the same command again, which waits for them",
+                f"[red]Slurm has not ended {_listed(left)}{why}: type scancel"
+                f" {' '.join(sorted(left))}, or the same command again, which waits for them",
                 soft_wrap=True,
             )
 
