@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -214,6 +215,25 @@ def test_a_lost_sweep_shows_the_command_that_continues_it(
     assert code == 1
     command = "cd /some/where && hydratune train -m optimizer.lr=1e-3,1e-2 'name=a b'"
     assert f"{command} hydra.sweep.dir={folder}" in text
+
+
+@pytest.mark.parametrize(
+    ("moved_to", "shown"),
+    [("s", "s"), ("t", "{}/t"), ("a b", '"{}/a b"')],
+)
+def test_the_command_that_continues_names_the_folder_as_it_is_now(
+    hydratune: Command, tmp_path: Path, moved_to: str, shown: str
+) -> None:
+    """The command as it was typed would begin the sweep anew in the old place."""
+    write_sweep(tmp_path / "s", [SweepJob("0", (), {})])
+    (tmp_path / "s" / "multirun.yaml").write_text(
+        "hydra: {overrides: {task: ['seed=1,2'], hydra: [hydra.sweep.dir=s]},"
+        f" runtime: {{cwd: {tmp_path}}}}}\n"
+    )
+    (tmp_path / "s").rename(tmp_path / moved_to)
+    code, text = hydratune("status", str(tmp_path / moved_to))
+    place = shlex.quote(f"hydra.sweep.dir={shown.format(tmp_path)}")
+    assert code == 0 and f"train -m seed=1,2 {place}\n" in text, text
 
 
 @pytest.mark.slow
