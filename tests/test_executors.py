@@ -149,6 +149,13 @@ def test_the_executor_is_chosen_with_slashes(hydratune: Command) -> None:
         *sweep, "hydra/launcher/executor=slurm", "hydra.launcher.executor.partiton=low"
     )
     assert code == 2 and "did you mean hydra.launcher.executor.partition?" in text, text
+    for setting, fix in (
+        ("at_once=2", "add hydra/launcher/executor=slurm or hydra/launcher/executor=ray"),
+        ("gres=gpu:1", "add hydra/launcher/executor=slurm"),
+        ("setup=[a]", "add hydra/launcher/executor=slurm"),
+    ):
+        code, text = hydratune(*sweep, f"hydra.launcher.executor.{setting}")
+        assert code == 2 and fix in text, text
 
 
 def test_a_machine_without_slurm_is_told_so(
@@ -384,6 +391,7 @@ def test_a_job_alone_that_is_stopped_ends_no_other(
         write_json(result_file(tmp_path / "sweep" / "slurm", f"7_{number}"), {"code": end})
     assert run_packs(tmp_path / "sweep", [], options(), executor) is PacksEnd.over
     assert [job.status.outcome for job in jobs] == [Outcome.stopped, Outcome.finished]
+    assert jobs[0].status.error == "interrupted"  # by whom is not known
     assert (played / "count").read_text() == "7\n"
 
 
