@@ -55,7 +55,7 @@ def set_stopped(job: PlannedJob) -> None:
         job.record.path.mkdir(parents=True, exist_ok=True)
         job.record.start()
     if job.status.state is not State.stopped:
-        job.record.end(State.stopped, "interrupted by the user")
+        job.record.end(State.stopped, "interrupted")
 
 
 def job_command(context: HydraContext, job: PlannedJob) -> list[str]:

@@ -34,7 +34,7 @@ class PacksEnd(Enum):
 
 
 _POLL = 0.1  # seconds between two questions whether a pack has ended
-_INTERRUPTED = "interrupted by the user"
+_INTERRUPTED = "interrupted"
 
 
 def create_executor(
