@@ -408,6 +408,29 @@ def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
     assert added_jobs.run_waiting(grid) == []  # once
 
 
+def test_added_jobs_that_were_asked_to_stop_do_not_start(
+    hydratune: Command, grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would start when all other jobs have stopped; ``hydratune stop`` named them too."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(added_jobs.subprocess, "Popen", started.append)
+    monkeypatch.setattr(added_jobs, "wait", lambda _: 0)
+    cluster = "hydra/launcher/executor=ray"  # whose packs no job joins
+    with FileLock(grid / ".lock"):
+        for words in (["optimizer.lr=1", "like=0"], ["optimizer.lr=2,3", "like=0"]):
+            assert hydratune("add", str(grid), *words, cluster)[0] == 0
+        assert {"a1-0", "a2-0", "a2-1"} <= {j.name for j in view_sweep(grid, HeldLocks()).jobs}
+        code, text = hydratune("stop", str(grid), "a1-0")
+    assert code == 0 and "asked to stop: 1 job (a1-0)" in text
+    assert added_jobs.run_waiting(grid) == [0] and "optimizer.lr=2,3" in started[0]
+    assert added_jobs.run_waiting(grid) == []
+    code, text = hydratune("status", str(grid))
+    assert "continue    hydratune add" in text and "optimizer.lr=1 like=0" in text
+    with FileLock(grid / ".lock"):
+        assert hydratune("add", str(grid), "optimizer.lr=1", "like=0", cluster)[0] == 0
+    assert added_jobs.run_waiting(grid) == [0]
+
+
 @pytest.mark.slow
 def test_further_jobs_are_ranked_with_the_others(hydratune: Command, tmp_path: Path) -> None:
     folder = tmp_path / "s"

@@ -14,7 +14,9 @@ from filelock import FileLock
 
 from hydratune.console import console
 from hydratune.records.files import Json, read_json, write_json
+from hydratune.records.sweep import read_sweep
 from hydratune.sweeps.processes import wait
+from hydratune.sweeps.stop_requests import stop_requests
 from hydratune.wording import counted
 
 ADDED_FILE = "added.json"  # in the folder of a sweep
@@ -74,12 +76,20 @@ def added_words(folder: Path) -> list[list[str]]:
 def run_waiting(folder: Path) -> list[int]:
     """Start the jobs that were added while the sweep ran; return the exit status of each command.
 
-    The ranking at their end is that of the whole sweep.
+    The ranking at their end is that of the whole sweep. Those that were asked to stop meanwhile do
+    not start.
     """
+    asked = stop_requests(folder)
+    stopped = {name.partition("-")[0] for name in read_sweep(folder) if name in asked}
+    stopped -= {name.partition("-")[0] for name in read_sweep(folder) if name not in asked}
     with FileLock(folder / f".{ADDED_FILE}.lock"):
         entries, first = _entries(folder), words_of_sweep(folder)
-        waiting = [entry["words"] for entry in entries if entry["waits"]]
-        if waiting:  # the commands that run them start no others
+        waiting = [
+            entry["words"]
+            for number, entry in enumerate(entries, 1)
+            if entry["waits"] and f"a{number}" not in stopped
+        ]
+        if any(entry["waits"] for entry in entries):  # the commands that run them start no others
             none = [{**entry, "waits": False} for entry in entries]
             write_json(folder / ADDED_FILE, {"sweep": first, "added": none})
     if waiting:
