@@ -93,6 +93,15 @@ def test_a_sweep_of_too_many_jobs_is_refused_at_once(
     assert time.process_time() - began < 10 and not (tmp_path / "s").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_said_with_the_setting_of_sweeps(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, text = hydratune("train", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/file/s")
+    assert code == 2 and "is a file" in text, text
+    assert "the folder of a sweep is chosen with hydra.sweep.dir=DIR" in " ".join(text.split())
+
+
 @pytest.mark.parametrize("name", ["..", ".", "a/b", ".hidden", "wandb"])
 def test_a_job_stays_in_the_folder_of_its_sweep(
     hydratune: Command, tmp_path: Path, name: str
