@@ -23,7 +23,9 @@ from hydratune.sweeps.executors.submitted import SubmittedPack, read_submitted
 from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
+from hydratune.sweeps.pack_processes import PacksEnd, run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.stop_requests import request_stop
 from test_config import compose
 
 Command = Callable[..., tuple[int, str]]
@@ -143,6 +145,17 @@ def test_the_executor_is_chosen_with_slashes(hydratune: Command) -> None:
         *sweep, "hydra/launcher/executor=slurm", "hydra.launcher.executor.cpus=0"
     )
     assert code == 2 and "hydra.launcher.executor.cpus = 0" in text, text
+    code, text = hydratune(
+        *sweep, "hydra/launcher/executor=slurm", "hydra.launcher.executor.partiton=low"
+    )
+    assert code == 2 and "did you mean hydra.launcher.executor.partition?" in text, text
+    for setting, fix in (
+        ("at_once=2", "add hydra/launcher/executor=slurm or hydra/launcher/executor=ray"),
+        ("gres=gpu:1", "add hydra/launcher/executor=slurm"),
+        ("setup=[a]", "add hydra/launcher/executor=slurm"),
+    ):
+        code, text = hydratune(*sweep, f"hydra.launcher.executor.{setting}")
+        assert code == 2 and fix in text, text
 
 
 def test_a_machine_without_slurm_is_told_so(
@@ -255,6 +268,44 @@ def test_cancelled_packs_are_forgotten(played: Path, tmp_path: Path, settings: A
     assert not submitted.submitted_ids(tmp_path / "sweep")
 
 
+@pytest.mark.fault(
+    "Ctrl-C, twice, while jobs of Slurm are cancelled",
+    seen="they are cancelled",
+    kept="what they had done",
+)
+def test_a_second_signal_does_not_reach_scancel(
+    played: Path, tmp_path: Path, settings: Any
+) -> None:
+    """A terminal, and `timeout`, signal the whole group of processes."""
+    (played / "scancel").write_text(SCANCEL.replace("echo", 'ps -o sid= $$ > "$PLAYED/sid"; echo'))
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs, at_once=2)
+    executor.submit(two_packs(jobs))
+    executor.cancel()
+    assert int((played / "sid").read_text()) != os.getsid(0)
+
+
+@pytest.mark.parametrize("does_answer", [True, False])
+def test_jobs_that_slurm_does_not_cancel_are_remembered(
+    played: Path,
+    tmp_path: Path,
+    settings: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    does_answer: bool,
+) -> None:
+    """The same command would submit their packs a second time."""
+    monkeypatch.setattr(slurm, "_TIME_TO_SAVE", 0.0)
+    (played / "scancel").write_text(f"#!/bin/sh\nexit {0 if does_answer else 1}\n")
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs, at_once=2)
+    executor.submit(two_packs(jobs))
+    (played / "states").write_text("7_0|RUNNING|n1\n7_1|PENDING|Priority\n")
+    executor.cancel()
+    assert set(submitted.submitted_ids(tmp_path / "sweep").values()) == {"7_0", "7_1"}
+    assert "type scancel 7_0 7_1" in capfd.readouterr().out
+
+
 # -------------------------------------------------------------------------------- whole commands
 def test_a_command_that_does_not_wait_submits_once_and_later_collects(
     played: Path, tmp_path: Path, settings: Any, capfd: pytest.CaptureFixture[str]
@@ -319,6 +370,28 @@ def test_a_command_that_does_not_wait_waits_for_a_late_result(
 
     monkeypatch.setattr(slurm.time, "sleep", arrives)
     assert run_in_packs(context, tmp_path / "sweep", jobs, packing) == []
+    assert (played / "count").read_text() == "7\n"
+
+
+@pytest.mark.parametrize("code", [75, 130, -2])
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_job_alone_that_is_stopped_ends_no_other(
+    played: Path, tmp_path: Path, settings: Any, code: int, has_begun: bool
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings, 2)
+    packs = [PlannedPack(f"job {n}", (job,), 1, command=("run",)) for n, job in enumerate(jobs)]
+    executor = executor_of(jobs)
+    executor.submit(packs)
+    if has_begun:
+        jobs[0].record.path.mkdir()
+        jobs[0].record.start()
+    request_stop(tmp_path / "sweep", "0")
+    finish(jobs[1])
+    for number, end in enumerate((code, 0)):
+        write_json(result_file(tmp_path / "sweep" / "slurm", f"7_{number}"), {"code": end})
+    assert run_packs(tmp_path / "sweep", [], options(), executor) is PacksEnd.over
+    assert [job.status.outcome for job in jobs] == [Outcome.stopped, Outcome.finished]
+    assert jobs[0].status.error == "interrupted"  # by whom is not known
     assert (played / "count").read_text() == "7\n"
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,34 @@ def test_a_folder_lists_the_newest_first(hydratune: Command, tmp_path: Path, swe
     assert len(list(find(tmp_path))) == 26
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("sweep.json", "{", "is not as it was written"),
+        ("added.json", "[]", "added.json is not as hydratune writes it (TypeError"),
+        ("slurm/packs.json", '{"packs": [3]}', "packs.json is not as hydratune writes it"),
+    ],
+)
+def test_a_sweep_that_cannot_be_read_hides_no_other(
+    hydratune: Command, tmp_path: Path, sweep: Path, file: str, content: str, why: str
+) -> None:
+    broken = tmp_path / "broken"
+    write_sweep(broken, [SweepJob("0", (), {})])
+    make_run(broken / "0", State.finished)
+    (broken / "slurm").mkdir()
+    (broken / file).write_text(content)
+    code, text = hydratune("status", str(tmp_path))
+    assert code == 1 and "broken/" in text and why in text, text
+    assert "sweep of 7 jobs" in text, text
+    code, text = hydratune("status", str(broken), "json=true")
+    (found,) = json.loads(text)
+    assert code == 1 and found["state"] == "unreadable" and why in found["error"]
+    assert hydratune("status", str(broken / "0"))[0] == 0  # as the message says
+    for command in ("stop", "add"):
+        code, text = hydratune(command, str(broken), "optimizer.lr=1")
+        assert code == 1 and why in text, text
+
+
 def test_names_and_reasons_cannot_change_the_terminal(hydratune: Command, tmp_path: Path) -> None:
     folder = tmp_path / "evil"
     write_sweep(folder, [SweepJob("0", (), {"name": "[red]x\x1b[2J"})])
@@ -139,6 +169,10 @@ def test_wrong_words_are_refused(words: list[str], why: str) -> None:
 
 
 def test_folders_without_runs_are_refused(hydratune: Command, tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text("{}")
+    code, text = hydratune("status", str(tmp_path / "status.json"))
+    assert code == 2 and f"is a file: give its folder, {tmp_path}" in " ".join(text.split())
+    (tmp_path / "status.json").unlink()
     (tmp_path / "empty").mkdir()
     for folder, why in (("empty", "neither a run nor a sweep"), ("none", "no such folder")):
         code, text = hydratune("status", str(tmp_path / folder))
@@ -181,6 +215,25 @@ def test_a_lost_sweep_shows_the_command_that_continues_it(
     assert code == 1
     command = "cd /some/where && hydratune train -m optimizer.lr=1e-3,1e-2 'name=a b'"
     assert f"{command} hydra.sweep.dir={folder}" in text
+
+
+@pytest.mark.parametrize(
+    ("moved_to", "shown"),
+    [("s", "s"), ("t", "{}/t"), ("a b", '"{}/a b"')],
+)
+def test_the_command_that_continues_names_the_folder_as_it_is_now(
+    hydratune: Command, tmp_path: Path, moved_to: str, shown: str
+) -> None:
+    """The command as it was typed would begin the sweep anew in the old place."""
+    write_sweep(tmp_path / "s", [SweepJob("0", (), {})])
+    (tmp_path / "s" / "multirun.yaml").write_text(
+        "hydra: {overrides: {task: ['seed=1,2'], hydra: [hydra.sweep.dir=s]},"
+        f" runtime: {{cwd: {tmp_path}}}}}\n"
+    )
+    (tmp_path / "s").rename(tmp_path / moved_to)
+    code, text = hydratune("status", str(tmp_path / moved_to))
+    place = shlex.quote(f"hydra.sweep.dir={shown.format(tmp_path)}")
+    assert code == 0 and f"train -m seed=1,2 {place}\n" in text, text
 
 
 @pytest.mark.slow
@@ -297,7 +350,12 @@ def test_further_jobs_have_the_settings_of_their_sweep(
         (["seed=1"], "adapter.r and optimizer.lr vary in this sweep"),
         (["seed=1", "like=7"], "no such job; jobs: 0, 1, 2"),
         (["seed=1", "from=2"], "it has no adapter yet; like=2 begins from the base model"),
-        (["seed=1", "from=2", "like=1"], "give like=JOB or from=JOB"),
+        (["seed=1", "from=2", "like=1"], "from=2 like=1: give one of these"),
+        (["seed=1", "like=2", "like=1"], "like=2 like=1: give one of these"),
+        (["seed=1", "from="], "from=: give the name of a job"),
+        (["like=1"], "or the job would be the same again"),
+        (["seed=1", "like=1", "hydra.sweep.dir=x"], "hydra.sweep.dir=x: jobs are added in the"),
+        (["seed=1", "like=1", "hydra.mode=RUN"], "hydra.mode=RUN: jobs are added in the"),
         (["fast"], "give SETTING=VALUE"),
     ],
 )
@@ -306,6 +364,31 @@ def test_further_jobs_that_are_not_clear_are_refused(
 ) -> None:
     code, text = hydratune("add", str(grid), *words)
     assert code == 2 and why in text and not (grid / "added.json").exists()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_further_jobs_that_are_refused_are_forgotten(
+    hydratune: Command, grid: Path, is_running: bool
+) -> None:
+    """The process that runs the sweep would start them at its end, and fail by them."""
+    with FileLock(grid / ".lock") if is_running else nullcontext():
+        code, text = hydratune("add", str(grid), "optimizer.lr=fast", "like=0")
+        assert code == 2 and "must be a number" in text
+    assert view_sweep(grid, HeldLocks()).added == [] == added_jobs.run_waiting(grid)
+    assert added_jobs.number_of(grid, ["optimizer.lr=1"], [], is_waiting=False) == 1
+
+
+def test_further_jobs_keep_their_numbers_when_others_are_refused(tmp_path: Path) -> None:
+    for number, word in enumerate(("lr=1", "lr=2", "lr=3"), 1):
+        assert added_jobs.number_of(tmp_path, [word], [], is_waiting=True) == number
+    added_jobs.forget_refused(tmp_path, 2)
+    assert added_jobs.added_words(tmp_path) == [["lr=1"], ["lr=3"]]
+    assert added_jobs.number_of(tmp_path, ["lr=3"], [], is_waiting=True) == 3
+    assert added_jobs.number_of(tmp_path, ["lr=2"], [], is_waiting=True) == 2
+    assert added_jobs.added_words(tmp_path) == [["lr=1"], ["lr=2"], ["lr=3"]]
+    for number in (2, 3):
+        added_jobs.forget_refused(tmp_path, number)
+    assert added_jobs.number_of(tmp_path, ["lr=4"], [], is_waiting=True) == 2
 
 
 def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
@@ -323,6 +406,29 @@ def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
     assert started[0][2:] == ["hydratune", "add", str(grid), "optimizer.lr=1", "like=0"]
     assert view_sweep(grid, HeldLocks()).added == [["optimizer.lr=1", "like=0"]]
     assert added_jobs.run_waiting(grid) == []  # once
+
+
+def test_added_jobs_that_were_asked_to_stop_do_not_start(
+    hydratune: Command, grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would start when all other jobs have stopped; ``hydratune stop`` named them too."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(added_jobs.subprocess, "Popen", started.append)
+    monkeypatch.setattr(added_jobs, "wait", lambda _: 0)
+    cluster = "hydra/launcher/executor=ray"  # whose packs no job joins
+    with FileLock(grid / ".lock"):
+        for words in (["optimizer.lr=1", "like=0"], ["optimizer.lr=2,3", "like=0"]):
+            assert hydratune("add", str(grid), *words, cluster)[0] == 0
+        assert {"a1-0", "a2-0", "a2-1"} <= {j.name for j in view_sweep(grid, HeldLocks()).jobs}
+        code, text = hydratune("stop", str(grid), "a1-0")
+    assert code == 0 and "asked to stop: 1 job (a1-0)" in text
+    assert added_jobs.run_waiting(grid) == [0] and "optimizer.lr=2,3" in started[0]
+    assert added_jobs.run_waiting(grid) == []
+    code, text = hydratune("status", str(grid))
+    assert "continue    hydratune add" in text and "optimizer.lr=1 like=0" in text
+    with FileLock(grid / ".lock"):
+        assert hydratune("add", str(grid), "optimizer.lr=1", "like=0", cluster)[0] == 0
+    assert added_jobs.run_waiting(grid) == [0]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import NEEDS_NEW_PACK
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.stop_requests import request_stop
 from test_config import compose
 
 CANARY = "canary-1f6de0b7c3"
@@ -372,6 +373,29 @@ def test_a_worker_runs_the_pack_with_its_own_interpreter(
     assert first.host and [news.code for news in others][-1] == 4
     lines = [line for news in others for line in news.lines]
     assert lines == [f"b False {tmp_path}", "['']"]
+
+
+@pytest.mark.parametrize("is_asked_before", [False, True])
+def test_a_job_alone_is_stopped_on_request(
+    played: PlayedRay, tmp_path: Path, is_asked_before: bool
+) -> None:
+    """The process of a pack looks for requests itself, that of a single job does not."""
+    played.get_gpu_ids = list  # type: ignore[attr-defined]
+    job = RunDirectory(tmp_path / "0")
+    if is_asked_before:
+        request_stop(tmp_path, "0")
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(130));"
+        " print('begun', flush=True); time.sleep(600)"
+    )
+    codes = []
+    for news in run_pack(work(tmp_path, code, alone_in=str(job.path))):
+        codes.append(news.code)
+        if "begun" in news.lines:
+            job.path.mkdir()
+            job.start()
+            request_stop(tmp_path, "0")
+    assert codes[-1] == 130 and (len(codes) == 1) is is_asked_before
 
 
 def test_a_worker_that_cannot_run_the_pack_says_why(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hydratune.composition import sweep_name
 from hydratune.errors import ConfigError
 from hydratune.sweeps.search.objectives import SearchObjective
 from hydratune.sweeps.search.samplers import make_sampler
-from hydratune.sweeps.search.study import COMPOSED, open_study
+from hydratune.sweeps.search.study import COMPOSED, open_storage, open_study
 from search_cases import LOSS, search_settings, space
 
 
@@ -143,6 +143,15 @@ def test_a_study_can_be_stored_in_a_database(tmp_path: Path) -> None:
     assert len(open_study(place, "s", optuna.samplers.RandomSampler(), LOSS, {}).trials) == 1
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.storage"):
         open_study("nothing://x", "s", optuna.samplers.RandomSampler(), LOSS, {})
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"storage = .*/file/x\n.*\n.*a file that can be written"):
+        open_study(f"{tmp_path}/file/x", "s", optuna.samplers.RandomSampler(), LOSS, {})
+
+
+def test_a_database_that_does_not_answer_is_said() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(ConfigError, match="start the database, or correct the URL"):
+        open_storage("postgresql+psycopg://u@127.0.0.1:1/d")
 
 
 def test_more_trials_are_the_same_search_another_seed_is_not() -> None:

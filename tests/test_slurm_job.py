@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.secrets import without_secrets
 from hydratune.sweeps.executors.slurm_job import PackJob, result_file
 from hydratune.sweeps.pack_context import signals_kept_from_children
+from hydratune.sweeps.stop_requests import request_stop
 
 SAVES = """
 import os, signal, sys, time
@@ -46,6 +49,39 @@ def test_a_job_that_is_to_leave_saves_and_starts_again(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*_result.json")
     assert json.loads(file.read_text()) == {"code": 0}
     assert "Requeued job" in str(job.stdout())
+
+
+@pytest.mark.parametrize("is_asked_before", [False, True])
+def test_a_job_alone_is_stopped_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_before: bool
+) -> None:
+    """The process of a pack looks for requests itself, that of a single job does not."""
+    monkeypatch.setattr("hydratune.sweeps.executors.slurm_job._job_id", lambda: "7")
+    job = RunDirectory(tmp_path / "0")
+    if is_asked_before:
+        request_stop(tmp_path, "0")
+    code = (
+        "import pathlib, signal, sys, time; signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75));"
+        f" pathlib.Path({str(tmp_path / 'begun')!r}).touch(); time.sleep(600)"
+    )
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ask() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        request_stop(tmp_path, "0")  # it is not interrupted before it runs
+        time.sleep(0.5)
+        job.path.mkdir()
+        job.start()
+
+    thread = threading.Thread(target=ask)
+    if not is_asked_before:
+        thread.start()
+    PackJob([sys.executable, "-S", "-c", code], str(tmp_path), str(job.path))()
+    signal.signal(signal.SIGTERM, before)
+    code_of_end = 130 if is_asked_before else 75
+    assert json.loads(result_file(tmp_path, "7").read_text()) == {"code": code_of_end}
+    assert (tmp_path / "begun").exists() is not is_asked_before
 
 
 def test_a_process_that_is_killed_is_reported(

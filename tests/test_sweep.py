@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,27 @@ def test_a_wrong_job_is_refused_before_the_first_job_runs(
         and "nothing was run" in text
     )
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_a_sweep_of_too_many_jobs_is_refused_at_once(
+    hydratune: Command, tmp_path: Path, command: str
+) -> None:
+    words = ["optimizer.lr=range(1e-4,1,1e-7)", "adapter.r=4,8"]
+    words += [f"hydra.sweep.dir={tmp_path}/s"] if command == "train" else []
+    began = time.process_time()
+    code, text = hydratune(command, "-m", *words)
+    assert code == 2 and "more than 10,000 jobs; give fewer values" in " ".join(text.split()), text
+    assert time.process_time() - began < 10 and not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_with_the_setting_of_sweeps(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, text = hydratune("train", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/file/s")
+    assert code == 2 and "is a file" in text, text
+    assert "the folder of a sweep is chosen with hydra.sweep.dir=DIR" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", ".hidden", "wandb"])

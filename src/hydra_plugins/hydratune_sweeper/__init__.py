@@ -1,7 +1,8 @@
 """Hydra sweepers: ``random`` and ``optuna`` hand a search to ``hydratune.sweeps.search``, ``wandb``
 a W&B sweep to ``hydratune.sweeps.wandb_sweep``.
 
-``basic`` is Hydra's own, which leaves no folder behind if it refuses a sweep.
+``basic`` is Hydra's own, which leaves no folder behind if it refuses a sweep, and refuses one of
+too many jobs.
 
 Kept tiny: a bug here breaks every Hydra program.
 """
@@ -89,7 +90,9 @@ def register() -> None:
 
 
 class GridSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra's class is untyped
-    """Hydra's sweeper, which removes the folder that it made for a sweep that is refused."""
+    """Hydra's sweeper, which removes the folder that it made for a sweep that is refused, and
+    refuses one of too many jobs before it makes them.
+    """
 
     config: "DictConfig"
 
@@ -105,6 +108,13 @@ class GridSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra's class is untyp
         if self.config.hydra.job.config_name == "plan":  # nothing was run
             remove_folder_of_refused(folder)
         return result
+
+    @staticmethod
+    def split_arguments(overrides: Any, max_batch_size: int | None) -> Any:
+        from hydratune.sweeps.size import refuse_too_many
+
+        refuse_too_many(overrides)
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: the launcher composes and checks every job before it runs any."""

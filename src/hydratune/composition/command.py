@@ -172,6 +172,8 @@ def _report(error: Exception, command: str, args: Sequence[str], shown: str) -> 
         if isinstance(error, NotADirectoryError | FileExistsError):
             what += " (a part of this path is a file)"
         hint = "the folder of a run is chosen with hydra.run.dir=DIR"
+        if {"-m", "--multirun"} & set(args):
+            hint = "the folder of a sweep is chosen with hydra.sweep.dir=DIR"
         print_error(f"\nhydratune {shown}: {what}; {hint}")
         return InputError.exit_code
     schema = schema_problem(error, args)

@@ -18,6 +18,7 @@ from hydratune.composition.value_types import (
 from hydratune.errors import Problem
 from hydratune.settings.commands import COMMANDS, TrainConfig
 from hydratune.settings.registry import all_variants
+from hydratune.sweeps.executor_options import EXECUTORS
 
 _OTHER_NAMES = {  # what other tools call a setting
     "rank": "adapter.r",
@@ -208,10 +209,15 @@ def _meant(key: str, names: Sequence[str], group: str) -> list[str]:
 
 
 def _unknown_launcher_setting(key: str, value: str, names: Sequence[str]) -> Problem:
-    options = [name for name in names if name != "_target_"]
-    near = difflib.get_close_matches(key.rpartition(".")[2], options, n=1, cutoff=0.6)
+    options = [name for name in names if not name.startswith("_")]
+    group, _, name = key.rpartition(".")
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    executors = [k for k, own in EXECUTORS.items() if name in {f.name for f in fields(own)}]
+    if group == "hydra.launcher.executor" and executors:
+        fix = " or ".join(f"hydra/launcher/executor={kind}" for kind in executors)
+        return Problem(key, value, "it belongs to another executor", f"add {fix}")
     if near:
-        fix = f"did you mean hydra.launcher.{near[0]}?"
+        fix = f"did you mean {group}.{near[0]}?"
     elif options:
         fix = f"known here: {', '.join(options)}"
     else:

@@ -201,7 +201,7 @@ def recorded(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
         directory.end(State.finished)
     except (KeyboardInterrupt, RunInterrupted):
         log.warning("interrupted")
-        directory.end(State.stopped, "interrupted by the user")
+        directory.end(State.stopped, "interrupted")
         write_page(directory)
         raise
     except Paused:

@@ -1,7 +1,6 @@
 """``hydratune add``: further jobs for a sweep, from the base model or from a job's adapter."""
 
 import difflib
-import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +12,7 @@ from hydratune.overview.held_locks import HeldLocks
 from hydratune.records.sweep import SWEEP_FILE, SweepJob, read_study, read_sweep
 from hydratune.settings.overrides import quoted_value
 from hydratune.settings.registry import override_key
-from hydratune.sweeps.added_jobs import number_of
+from hydratune.sweeps.added_jobs import forget_refused, number_of
 from hydratune.sweeps.joining import joining
 
 HELP = """\
@@ -49,7 +48,15 @@ def add(words: Sequence[str]) -> int:
         print_error(f"hydratune add: {error}")
         return error.exit_code
     with joining() if is_waiting else nullcontext():
-        return _run(view, settings, number)
+        code = _run(view, settings, number)
+    if code == InputError.exit_code and not _has_jobs(folder, number):
+        forget_refused(folder, number)
+    return code
+
+
+def _has_jobs(folder: Path, number: int) -> bool:
+    """Return whether jobs were added under ``number``, now or before."""
+    return any(name.startswith(f"a{number}-") for name in read_sweep(folder))
 
 
 def _run(view: SweepView, settings: Sequence[str], number: int) -> int:
@@ -75,15 +82,12 @@ def _settings_of_jobs(view: SweepView, words: Sequence[str]) -> list[str]:
     if view.wandb_sweep is not None or read_study(view.folder):
         kind = "W&B chooses its trials" if view.wandb_sweep else "Optuna chooses its trials"
         raise InputError(f"{view.folder}: {kind}; a further one is asked for by its own command")
-    options = {word.partition("=")[0]: word.partition("=")[2] for word in words}
-    new = [word for word in words if word.partition("=")[0] not in ("like", "from")]
-    if wrong := next((word for word in new if "=" not in word), None):
-        raise InputError(f"{wrong}: give SETTING=VALUE")
+    sources = [word for word in words if word.partition("=")[0] in ("like", "from")]
+    new = [word for word in words if word not in sources]
+    _refuse_unclear(sources, new)
     jobs = read_sweep(view.folder)
-    names = [options[name] for name in ("like", "from") if name in options]
-    if len(names) > 1:
-        raise InputError("give like=JOB or from=JOB: both name the job with the other settings")
-    chosen = _job(view, jobs, names[0]) if names else None
+    option, _, name = "".join(sources).partition("=")
+    chosen = _job(view, jobs, name) if option else None
     given = {override_key(word) for word in new}
     varying = {key for job in jobs.values() for key in job.varying}
     if chosen is None and (left := sorted(varying - given)):
@@ -98,10 +102,30 @@ def _settings_of_jobs(view: SweepView, words: Sequence[str]) -> list[str]:
     source = chosen or next(iter(jobs.values()))
     left_out = given if chosen is not None else given | varying
     kept = [word for word in source.overrides if override_key(word) not in left_out]
-    if "from" in options:
+    if option == "from":
         kept = [word for word in kept if override_key(word) != "model.adapter"]
         kept.append(f"model.adapter={quoted_value(str(_adapter(view.folder, source)))}")
     return [*kept, *new]
+
+
+def _refuse_unclear(sources: Sequence[str], new: Sequence[str]) -> None:
+    """Raise ``InputError`` if words cannot be meant: ``sources``, like=JOB and from=JOB, or ``new``
+    settings.
+    """
+    for word in (*sources, *new):
+        if not word.partition("=")[2] and word in sources:
+            raise InputError(f"{word}: give the name of a job, such as {word.partition('=')[0]}=0")
+        if "=" not in word:
+            raise InputError(f"{word}: give SETTING=VALUE")
+        if override_key(word).startswith(_OWN):
+            raise InputError(
+                f"{word}: jobs are added in the folder of their sweep, one for each value; leave"
+                " it out"
+            )
+    if len(sources) > 1:
+        raise InputError(f"{' '.join(sources)}: give one of these, for all other settings")
+    if sources and sources[0].startswith("like=") and not new:
+        raise InputError(f"{sources[0]}: give a setting too, or the job would be the same again")
 
 
 def _job(view: SweepView, jobs: dict[str, SweepJob], name: str) -> SweepJob:
@@ -134,8 +158,3 @@ def _launcher(view: SweepView, settings: Sequence[str]) -> list[str]:
         for word in words
         if not override_key(word).startswith(_OWN) and override_key(word) not in given
     ]
-
-
-def command_of(folder: Path, words: Sequence[str]) -> str:
-    """Return the command that added jobs, as it can be typed."""
-    return shlex.join(["hydratune", "add", str(folder), *words])

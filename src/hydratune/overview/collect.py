@@ -5,8 +5,9 @@ import heapq
 import io
 import json
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hydratune.bounds import load_yaml
-from hydratune.errors import HydratuneError, InputError
+from hydratune.errors import HydratuneError, RunError
 from hydratune.overview.held_locks import HeldLocks, this_host
 from hydratune.records.files import Json
 from hydratune.records.run_directory import RunDirectory
@@ -32,8 +33,8 @@ from hydratune.records.sweep import (
 )
 from hydratune.settings.monitor import Monitor
 from hydratune.settings.registry import override_key
-from hydratune.sweeps.added_jobs import added_words, words_of_sweep
-from hydratune.sweeps.executors.submitted import submitted_ids
+from hydratune.sweeps.added_jobs import ADDED_FILE, added_words, words_of_sweep
+from hydratune.sweeps.executors.submitted import SUBMITTED_FILE, submitted_ids
 
 _DEPTH = 3  # folders between the given one and a run
 _TAIL = 4096  # bytes at the end of history.csv that are read
@@ -207,22 +208,33 @@ def view_run(folder: Path, locks: HeldLocks) -> RunView:
 
 
 def view_sweep(folder: Path, locks: HeldLocks) -> SweepView:
-    """Return the sweep in ``folder``. Raises ``InputError`` if its files cannot be read."""
-    try:
+    """Return the sweep in ``folder``. Raises ``RunError`` if its files cannot be read."""
+    with _readable(folder, SWEEP_FILE):
         jobs: Mapping[str, SweepJob] = read_sweep(folder)
+        read_wandb_sweep(folder)
+    with _readable(folder, ADDED_FILE):
+        words_of_sweep(folder), added_words(folder)
+    with _readable(folder, SUBMITTED_FILE):
         ids = submitted_ids(folder)
-        read_wandb_sweep(folder), words_of_sweep(folder), added_words(folder)  # can be read
-    except (HydratuneError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / SWEEP_FILE} cannot be read ({error}); hydratune compare {folder} shows the"
-            " runs that can be"
-        ) from error
     keys = dict.fromkeys(key for job in jobs.values() for key in job.varying)
     views = tuple(
         _view(folder / name, locks, _chosen(job, keys), ids.get(name, ""))
         for name, job in jobs.items()
     )
     return SweepView(folder, views, locks.process(folder))
+
+
+@contextmanager
+def _readable(sweep: Path, file: str) -> Iterator[None]:
+    """Raise ``RunError`` if ``file``, which is read in the block, is not as it was written."""
+    hint = f"hydratune status {shlex.quote(str(sweep))}/JOB shows a job of the sweep"
+    try:
+        yield
+    except HydratuneError as error:  # it names the file
+        raise RunError(str(error)) from error
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise RunError(f"{sweep / file} is not as hydratune writes it ({why}); {hint}") from error
 
 
 def _chosen(job: SweepJob, keys: Iterable[str]) -> Mapping[str, str]:

@@ -2,12 +2,14 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydratune.console import console, print_error
-from hydratune.errors import HydratuneError, InputError
+from rich.markup import escape
+
+from hydratune.console import console, escape_controls, print_error
+from hydratune.errors import HydratuneError, InputError, RunError
 from hydratune.overview import stopping, terminal
 from hydratune.overview.collect import RunView, SweepView, find, view_run, view_sweep
 from hydratune.overview.held_locks import HeldLocks
@@ -86,29 +88,51 @@ def status(words: Sequence[str]) -> int:
 
 def _status(options: Options) -> int:
     folder, locks = options.folder, HeldLocks()
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: give its folder, {folder.parent}")
     if not folder.is_dir():
         fix = "give the folder of a sweep or of a run"
         if folder == Path("outputs"):
             fix = "hydratune train makes it; give another folder if the runs are elsewhere"
         raise InputError(f"{folder}: there is no such folder; {fix}")
-    views = [
-        view_sweep(found, locks) if is_sweep else view_run(found, locks)
-        for found, is_sweep in find(folder)
-    ]
-    if not views:
+    views: list[RunView | SweepView] = []
+    unreadable: dict[Path, str] = {}  # sweeps -> why; the others are shown all the same
+    for found, is_sweep in find(folder):
+        try:
+            views.append(view_sweep(found, locks) if is_sweep else view_run(found, locks))
+        except RunError as error:
+            unreadable[found] = str(error)
+    if not views and not unreadable:
         raise InputError(f"{folder}: neither a run nor a sweep is in it")
+    _print(views, unreadable, options)
+    return 1 if unreadable else _exit_code(views)
+
+
+def _print(
+    views: Sequence[RunView | SweepView], unreadable: Mapping[Path, str], options: Options
+) -> None:
+    """Print the runs and sweeps, and why others cannot be read."""
     if options.json:
-        print(json.dumps([_content(view) for view in views], indent=2))
-        return _exit_code(views)
-    if len(views) == 1 and isinstance(views[0], SweepView):
-        parts = terminal.sweep_text(views[0])
-    elif len(views) == 1 and isinstance(views[0], RunView):
-        parts = terminal.run_text(views[0])
-    else:
-        parts = terminal.list_text(views, len(views) if options.all else _SHOWN)
-    for part in parts:
+        problems = [
+            {"sweep": str(sweep), "state": "unreadable", "error": why}
+            for sweep, why in unreadable.items()
+        ]
+        print(json.dumps([*map(_content, views), *problems], indent=2))
+        return
+    for part in _parts(views, options):
         console.print(part, soft_wrap=isinstance(part, str))
-    return _exit_code(views)
+    for why in unreadable.values():
+        console.print(f"[red]{escape(escape_controls(why))}", soft_wrap=True)
+
+
+def _parts(views: Sequence[RunView | SweepView], options: Options) -> Iterator[object]:
+    """Yield what is printed of runs and sweeps."""
+    if len(views) == 1 and isinstance(views[0], SweepView):
+        yield from terminal.sweep_text(views[0])
+    elif len(views) == 1 and isinstance(views[0], RunView):
+        yield from terminal.run_text(views[0])
+    elif views:
+        yield from terminal.list_text(views, len(views) if options.all else _SHOWN)
 
 
 def _exit_code(views: Sequence[RunView | SweepView]) -> int:

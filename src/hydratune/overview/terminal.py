@@ -1,5 +1,6 @@
 """What ``hydratune status`` prints."""
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,10 +19,12 @@ from hydratune.overview.collect import (
     started_in,
 )
 from hydratune.settings.monitor import Monitor
+from hydratune.settings.overrides import quoted_value
 from hydratune.settings.secrets import mask
 from hydratune.wording import counted
 
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "lost": "red"}
+_FOLDER_SETTING = "hydra.sweep.dir="
 _LONGEST_REASON = 70  # characters
 
 
@@ -146,9 +149,14 @@ def _how_to_continue(sweep: SweepView) -> Iterator[str]:
     if not words:
         yield "continue    type the command of the sweep again, with its hydra.sweep.dir"
         return
-    if not any(word.startswith("hydra.sweep.dir=") for word in words):
-        words.append(f"hydra.sweep.dir={sweep.folder.resolve()}")
     place = started_in(sweep.settings)
+    typed = [word.partition("=")[2] for word in words if word.startswith(_FOLDER_SETTING)]
+    if not typed or (Path(place) / typed[-1].strip("'\"")).resolve() != sweep.folder.resolve():
+        # none was given, or the folder was moved since
+        words = [word for word in words if not word.startswith(_FOLDER_SETTING)]
+        folder = str(sweep.folder.resolve())
+        plain = re.fullmatch(r"[\w./-]+", folder)
+        words.append(f"{_FOLDER_SETTING}{folder if plain else quoted_value(folder)}")
     before = ""
     if place and Path(place) != Path.cwd():
         before = f"cd {shlex.quote(place)} && "

@@ -4,6 +4,7 @@
 process runs the sweep they wait, and it starts them when its own jobs have ended.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,13 @@ from filelock import FileLock
 
 from hydratune.console import console
 from hydratune.records.files import Json, read_json, write_json
+from hydratune.records.sweep import read_sweep
 from hydratune.sweeps.processes import wait
+from hydratune.sweeps.stop_requests import stop_requests
 from hydratune.wording import counted
 
 ADDED_FILE = "added.json"  # in the folder of a sweep
+_NAME = re.compile(r"a\d+-\d+")  # of a job that was added
 
 
 def number_of(folder: Path, words: Sequence[str], first: Sequence[str], *, is_waiting: bool) -> int:
@@ -32,14 +36,29 @@ def number_of(folder: Path, words: Sequence[str], first: Sequence[str], *, is_wa
             entries.append({"words": list(words), "waits": False})
             known.append(sorted(words))
         number = known.index(sorted(words))
-        entries[number]["waits"] = is_waiting
+        entries[number] = {"words": entries[number]["words"], "waits": is_waiting}
         write_json(folder / ADDED_FILE, {"sweep": list(first), "added": entries})
     return number + 1
 
 
+def forget_refused(folder: Path, number: int) -> None:
+    """Forget what was typed under ``number``, because it was refused; others keep their numbers."""
+    with FileLock(folder / f".{ADDED_FILE}.lock"):
+        entries, first = _entries(folder), words_of_sweep(folder)
+        entries[number - 1] |= {"waits": False, "refused": True}
+        while entries and entries[-1].get("refused"):
+            entries.pop()
+        write_json(folder / ADDED_FILE, {"sweep": first, "added": entries})
+
+
+def is_added(name: str) -> bool:
+    """Return whether a job of this name was added to its sweep."""
+    return _NAME.fullmatch(name) is not None
+
+
 def has_added_jobs(folder: Path) -> bool:
     """Return whether jobs were added to the sweep in ``folder``."""
-    return (folder / ADDED_FILE).is_file()
+    return bool(added_words(folder))
 
 
 def words_of_sweep(folder: Path) -> list[str]:
@@ -50,20 +69,29 @@ def words_of_sweep(folder: Path) -> list[str]:
 
 def added_words(folder: Path) -> list[list[str]]:
     """Return what was typed after ``hydratune add SWEEP``, each time."""
-    return [[str(word) for word in entry["words"]] for entry in _entries(folder)]
+    entries = [entry for entry in _entries(folder) if not entry.get("refused")]
+    return [[str(word) for word in entry["words"]] for entry in entries]
 
 
 def run_waiting(folder: Path) -> list[int]:
     """Start the jobs that were added while the sweep ran; return the exit status of each command.
 
-    The ranking at their end is that of the whole sweep.
+    The ranking at their end is that of the whole sweep. Those that were asked to stop meanwhile do
+    not start.
     """
     if not has_added_jobs(folder):
         return []
+    asked = stop_requests(folder)
+    stopped = {name.partition("-")[0] for name in read_sweep(folder) if name in asked}
+    stopped -= {name.partition("-")[0] for name in read_sweep(folder) if name not in asked}
     with FileLock(folder / f".{ADDED_FILE}.lock"):
         entries, first = _entries(folder), words_of_sweep(folder)
-        waiting = [entry["words"] for entry in entries if entry["waits"]]
-        if waiting:  # the commands that run them start no others
+        waiting = [
+            entry["words"]
+            for number, entry in enumerate(entries, 1)
+            if entry["waits"] and f"a{number}" not in stopped
+        ]
+        if any(entry["waits"] for entry in entries):  # the commands that run them start no others
             none = [{**entry, "waits": False} for entry in entries]
             write_json(folder / ADDED_FILE, {"sweep": first, "added": none})
     if waiting:

@@ -16,7 +16,7 @@ from hydratune.records.status import Outcome, State
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.processes import INTERRUPTED, describe_exit, wait
-from hydratune.sweeps.stop_requests import stop_requests
+from hydratune.sweeps.stop_requests import is_to_interrupt, is_to_stop
 
 
 def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
@@ -28,14 +28,14 @@ def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[Pl
     failed = []
     for number, job in enumerate(jobs, 1):
         title = ", ".join(f"{key}={value}" for key, value in job.job.varying.items())
-        section(f"job {number} of {len(jobs)}: {mask(title)}")
+        section(f"job {number} of {len(jobs)}{f': {mask(title)}' if title else ''}")
         if job.record.is_finished():
             console.print("finished before; skipped")
             continue
         if job.status.state is State.failed:
             console.print("failed before; tried again")
-        if _is_to_stop(job):
-            _set_stopped(job)
+        if is_to_stop(job.record):
+            set_stopped(job)
             code = INTERRUPTED
         else:
             code = run_job_process(context, job)
@@ -49,18 +49,13 @@ def run_one_by_one(context: HydraContext, jobs: Sequence[PlannedJob]) -> list[Pl
     return failed
 
 
-def _is_to_stop(job: PlannedJob) -> bool:
-    """Return whether W&B has asked to stop this job alone."""
-    return job.name in stop_requests(job.record.path.parent)
-
-
-def _set_stopped(job: PlannedJob) -> None:
+def set_stopped(job: PlannedJob) -> None:
     """Set the status of a job that was to stop, and whose process did not do so itself."""
     if job.status.outcome is Outcome.no_run:
         job.record.path.mkdir(parents=True, exist_ok=True)
         job.record.start()
     if job.status.state is not State.stopped:
-        job.record.end(State.stopped, "interrupted by the user")
+        job.record.end(State.stopped, "interrupted")
 
 
 def job_command(context: HydraContext, job: PlannedJob) -> list[str]:
@@ -79,13 +74,9 @@ def run_job_process(context: HydraContext, job: PlannedJob) -> int:
     command = job_command(context, job)
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     record.path.mkdir(parents=True, exist_ok=True)
-    # before it runs, it would end by the signal, without a status
-    code = wait(
-        subprocess.Popen(command, env=environment),
-        lambda: _is_to_stop(job) and job.status.state is State.running,
-    )
-    if code != 0 and _is_to_stop(job):
-        _set_stopped(job)
+    code = wait(subprocess.Popen(command, env=environment), lambda: is_to_interrupt(record))
+    if code != 0 and is_to_stop(record):
+        set_stopped(job)
         return INTERRUPTED
     if code != 0 and not job.status.error:
         if job.status.outcome is Outcome.no_run:

@@ -16,6 +16,7 @@ from hydratune.records.sweep import read_study, read_sweep, write_sweep
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_processes import prepare
 from hydratune.sweeps.planning import PlannedJob, shared_by, why_alone
+from hydratune.sweeps.stop_requests import withdraw_stops
 
 _FOLDER = ".join"  # in that of the sweep
 _PATIENCE = 5.0  # seconds in which a pack takes what it can run
@@ -42,14 +43,15 @@ def offer(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None)
 
     Jobs that are judged together, or run elsewhere, are not offered.
     """
+    names = {job.name for job in jobs}
+    withdraw_stops(folder, names)
+    earlier = [job for name, job in read_sweep(folder).items() if name not in names]
+    write_sweep(folder, [*earlier, *(job.job for job in jobs)], read_study(folder))
     if options is None or options.is_halving or options.executor.runs_alone_jobs:
         return []
     chosen = [
         job for job in jobs if not job.record.is_finished() and why_alone(job.settings) is None
     ]
-    names = {job.name for job in jobs}
-    earlier = [job for name, job in read_sweep(folder).items() if name not in names]
-    write_sweep(folder, [*earlier, *(job.job for job in jobs)], read_study(folder))
     for job in chosen:
         prepare(folder, job, options)
         (folder / _FOLDER).mkdir(exist_ok=True)

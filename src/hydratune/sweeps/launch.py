@@ -29,7 +29,7 @@ from hydratune.records.sweep import (
     write_sweep,
 )
 from hydratune.settings.secrets import mask
-from hydratune.sweeps.added_jobs import has_added_jobs, run_waiting
+from hydratune.sweeps.added_jobs import has_added_jobs, is_added, run_waiting
 from hydratune.sweeps.executors.submitted import refuse_submitted, submitted_ids
 from hydratune.sweeps.in_packs import run_in_packs
 from hydratune.sweeps.job_checks import (
@@ -85,7 +85,7 @@ def launch(
         _write_sweep(folder, jobs)
         place = escape(str(relative_path(folder)))
         console.print(f"[bold]sweep of {counted(len(jobs), 'job')}[/]  {place}", soft_wrap=True)
-        if len(jobs) == 1 and first == 0:
+        if len(jobs) == 1 and first == 0 and not is_added(jobs[0].name):
             console.print(f"[yellow]{_ONE_JOB}", soft_wrap=True)
         failed = run_jobs(context, folder, jobs, options)
     if failed is None:

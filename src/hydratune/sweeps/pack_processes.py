@@ -16,11 +16,13 @@ from hydratune.records.status import Outcome, State, Status
 from hydratune.sweeps.executor_options import RayOptions, SlurmOptions
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.executors.local import LocalExecutor
+from hydratune.sweeps.job_processes import set_stopped
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER, PackArguments
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, without_hydra
 from hydratune.sweeps.processes import INTERRUPTED
 from hydratune.sweeps.retries import packs_for_unfinished, set_end
+from hydratune.sweeps.stop_requests import is_to_stop
 
 
 class PacksEnd(Enum):
@@ -32,7 +34,7 @@ class PacksEnd(Enum):
 
 
 _POLL = 0.1  # seconds between two questions whether a pack has ended
-_INTERRUPTED = "interrupted by the user"
+_INTERRUPTED = "interrupted"
 
 
 def create_executor(
@@ -87,6 +89,9 @@ def run_packs(
                     set_end(end.pack.jobs, State.stopped, end.why)
                     end_of_all = PacksEnd.cancelled
                     continue
+                if _is_stopped_alone(end.pack):
+                    set_stopped(end.pack.jobs[0])
+                    continue
                 if end.code == INTERRUPTED:
                     set_end(end.pack.jobs, State.stopped, _INTERRUPTED)
                     raise KeyboardInterrupt
@@ -105,6 +110,16 @@ def run_packs(
             _remove_settings(folder, planned)
         raise
     return PacksEnd.left if executor.running() else end_of_all
+
+
+def _is_stopped_alone(pack: PlannedPack) -> bool:
+    """Return whether a pack has ended that was asked to stop its only job.
+
+    In other packs the jobs are asked one by one, and the pack goes on.
+    """
+    if not pack.command or not is_to_stop(pack.jobs[0].record):
+        return False
+    return pack.jobs[0].status.outcome not in (Outcome.finished, Outcome.failed, Outcome.halved)
 
 
 def _names(packs: Iterable[PlannedPack]) -> set[str]:

@@ -114,8 +114,9 @@ class ProgressTable:
                 is_measured = line.best is not None
                 best = f", {self.monitor.title} {line.best_text}" if is_measured else ""
                 why = f": {line.reason}" if line.reason else ""
+                settings = f" ({line.settings})" if line.settings else ""
                 end = f"{line.state} after {span(line.took)}{best}{why}"
-                console.print(escape(f"job {name} ({line.settings}) {end}"), soft_wrap=True)
+                console.print(escape(f"job {name}{settings} {end}"), soft_wrap=True)
 
     def print_progress(self) -> None:
         """Print all jobs in one line, now and then, where there is no terminal.

@@ -46,7 +46,8 @@ def _outcome(job: PlannedJob) -> Outcome | None:
 def _described(job: PlannedJob, outcome: Outcome) -> str:
     varying = job.job.varying.items()
     settings = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in varying)
-    text = f"job {job.name} ({settings}) {'is ' if outcome is Outcome.running else ''}{outcome}"
+    settings = f" ({settings})" if settings else ""  # of a single job that was added
+    text = f"job {job.name}{settings} {'is ' if outcome is Outcome.running else ''}{outcome}"
     status = job.status
     if outcome is Outcome.finished and job.record.is_finished():
         loss = RunMetrics.read(job.record.metrics_file).values.get("val/loss")

@@ -12,8 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from hydratune.records.run_directory import RunDirectory
 from hydratune.sweeps.executors.guard import GuardedProcess
+from hydratune.sweeps.processes import INTERRUPTED
 from hydratune.sweeps.progress_table import PROGRESS_VARIABLE
+from hydratune.sweeps.stop_requests import is_to_interrupt, is_to_stop
 
 _POLL = 0.5  # seconds between two looks at what the pack has printed
 
@@ -27,6 +30,7 @@ class PackWork(NamedTuple):
     result: str  # file for its exit code
     variables: dict[str, str]  # of the environment
     versions: str  # of the driver
+    alone_in: str = ""  # folder of the job whose own process this is; empty: it is a pack's
     progress: str = ""  # file for what the terminal of the driver shows; empty: it has none
 
 
@@ -52,6 +56,10 @@ def run_pack(work: PackWork) -> Iterator[PackNews]:
         yield PackNews(problem=f"{host} {problem}")
         return
     log = Path(work.log)
+    alone = RunDirectory(Path(work.alone_in)) if work.alone_in else None
+    if alone is not None and is_to_stop(alone):
+        yield PackNews(host=host, code=INTERRUPTED)
+        return
     # the interpreter of the worker: its node may have it in another place
     command = (sys.executable, *work.command[1:])
     process = GuardedProcess(command, log, Path(work.result), _environment(work), Path(work.folder))
@@ -59,6 +67,8 @@ def run_pack(work: PackWork) -> Iterator[PackNews]:
     with log.open("rb") as stream:
         rest, shown = b"", ""
         while True:
+            if alone is not None and is_to_interrupt(alone):
+                process.end()
             code = process.poll(_POLL)
             *lines, rest = (rest + stream.read()).split(b"\n")
             if code is not None and rest:

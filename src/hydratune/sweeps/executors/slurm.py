@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class SlurmExecutor:
         import submitit
 
         self._logs.mkdir(parents=True, exist_ok=True)
-        work = [PackJob(self._command(pack), str(self._logs)) for pack in packs]
+        work = [PackJob(self._command(p), str(self._logs), _alone_in(p)) for p in packs]
         executor = submitit.SlurmExecutor(self._logs, max_num_timeout=self._settings.time_limits)
         executor.update_parameters(**self._parameters())
         try:
@@ -131,18 +131,33 @@ class SlurmExecutor:
 
     def cancel(self) -> None:
         console.print(f"cancelling Slurm {_listed(self._submitted)}", soft_wrap=True)
-        cancel(self._submitted.keys())
-        deadline = time.monotonic() + _TIME_TO_SAVE
-        while time.monotonic() < deadline:
-            try:
-                infos = job_infos(self._submitted.keys())
-            except SlurmSilentError:
-                break
-            if not any(info.is_active for info in infos.values()):
-                break
-            time.sleep(1)
-        forget_submitted(self._folder, self._submitted)
+        left, why = set(self._submitted), ""
+        try:
+            cancel(left)
+            left = self._wait_for_end(left)
+        except SlurmSilentError as error:
+            why = f" ({escape(str(error))})"
+        forget_submitted(self._folder, self._submitted.keys() - left)
         self._submitted = {}
+        if left:
+            console.print(
+                f"[red]Slurm has not ended {_listed(left)}{why}: type scancel"
+                f" {' '.join(sorted(left))}, or the same command again, which waits for them",
+                soft_wrap=True,
+            )
+
+    def _wait_for_end(self, jobs: Collection[str]) -> set[str]:
+        """Wait for the end of cancelled jobs; return those that are still there after a while.
+
+        Raises ``SlurmSilentError``.
+        """
+        deadline = time.monotonic() + _TIME_TO_SAVE
+        while True:
+            infos = job_infos(jobs)
+            active = {job for job, info in infos.items() if info.is_active}
+            if not active or time.monotonic() > deadline:
+                return active
+            time.sleep(1)
 
     def _command(self, pack: PlannedPack) -> Sequence[str]:
         threads = self._settings.cpus
@@ -222,7 +237,12 @@ class SlurmExecutor:
         return EndedPack(pack, 1, why, is_cancelled=state == "CANCELLED")
 
 
-def _listed(jobs: Mapping[str, object]) -> str:
+def _alone_in(pack: PlannedPack) -> str:
+    """Return the folder of the job of a pack that is no more than this job's own process, or ""."""
+    return str(pack.jobs[0].record.path) if pack.command else ""
+
+
+def _listed(jobs: Collection[str]) -> str:
     return f"{'job' if len(jobs) == 1 else 'jobs'} {', '.join(sorted(jobs))}"
 
 

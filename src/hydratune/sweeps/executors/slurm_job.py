@@ -14,7 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_SAVED = (75, 130)  # exit codes of a pack and of a run that saved their work to be resumed
+from hydratune.records.run_directory import RunDirectory
+from hydratune.sweeps.processes import INTERRUPTED
+from hydratune.sweeps.stop_requests import is_to_interrupt, is_to_stop
+
+_SAVED = (75, INTERRUPTED)  # exit codes of a pack and of a run that saved their work to be resumed
 _POLL = 0.2  # seconds between two looks whether the process has ended
 
 
@@ -26,22 +30,32 @@ def result_file(folder: Path, job_id: str) -> Path:
 class PackJob:
     """Runs ``command`` and writes its exit code into ``folder``.
 
+    ``alone_in``: the folder of a job whose own process this is, and which may be asked to stop; the
+    process of a pack looks for such requests itself.
+
     Slurm sends SIGUSR2 before the time limit, and when another job needs the machine: the jobs of
     the pack then save a checkpoint after their optimizer step, and submitit queues the job again.
     Where a cluster sends SIGTERM to preempted jobs, this class does so.
     """
 
-    def __init__(self, command: Sequence[str], folder: str) -> None:
-        self.command, self.folder = tuple(command), folder
+    def __init__(self, command: Sequence[str], folder: str, alone_in: str = "") -> None:
+        self.command, self.folder, self.alone_in = tuple(command), folder, alone_in
         self._process_id: int | None = None
         self._is_terminated = False
 
     def __call__(self) -> None:
+        alone = RunDirectory(Path(self.alone_in)) if self.alone_in else None
+        if alone is not None and is_to_stop(alone):
+            self._write_result(INTERRUPTED)
+            return
         signal.signal(signal.SIGTERM, self._terminate)
         process = subprocess.Popen(self.command, preexec_fn=_ignore_user_signals)
         self._process_id = process.pid
         while (code := _exit_code(process.pid)) is None:
             time.sleep(_POLL)
+            if alone is not None and is_to_interrupt(alone):
+                os.kill(process.pid, signal.SIGUSR2)
+                alone = None
         process.wait()
         if not self._is_terminated or code not in _SAVED:
             self._write_result(code)
@@ -66,7 +80,7 @@ class PackJob:
         if code is not None and code not in _SAVED:
             self._write_result(code)
             raise SystemExit(0 if code == 0 else 1)
-        return DelayedSubmission(PackJob(self.command, self.folder))
+        return DelayedSubmission(PackJob(self.command, self.folder, self.alone_in))
 
     def _terminate(self, signum: int, frame: FrameType | None) -> None:
         self._is_terminated = True

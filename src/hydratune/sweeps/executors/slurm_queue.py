@@ -57,6 +57,7 @@ def job_infos(ids: Collection[str]) -> Mapping[str, JobInfo]:
             text=True,
             check=False,
             timeout=_SECONDS,
+            start_new_session=True,  # see ``cancel``
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmSilentError(str(error)) from error
@@ -71,6 +72,23 @@ def job_infos(ids: Collection[str]) -> Mapping[str, JobInfo]:
 
 
 def cancel(ids: Collection[str]) -> None:
-    """End jobs: Slurm sends them SIGTERM, and kills them after a while."""
-    if ids:
-        subprocess.run(["scancel", *sorted(ids)], check=False, timeout=_SECONDS)
+    """End jobs: Slurm sends them SIGTERM, and kills them after a while.
+
+    Raises ``SlurmSilentError``. The Ctrl-C, or kill, of a whole group of processes does not reach
+    the command, which would leave the jobs as they are.
+    """
+    if not ids:
+        return
+    try:
+        done = subprocess.run(
+            ["scancel", *sorted(ids)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlurmSilentError(str(error)) from error
+    if done.returncode != 0 and _NO_SUCH_JOB not in done.stderr:
+        raise SlurmSilentError(done.stderr.strip() or f"scancel ended with {done.returncode}")

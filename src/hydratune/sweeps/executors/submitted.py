@@ -16,7 +16,7 @@ from hydratune.sweeps.executors.slurm_queue import SlurmSilentError, has_slurm, 
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
 
 LOG_FOLDER = "slurm"  # in that of the sweep
-_FILE = "packs.json"
+SUBMITTED_FILE = f"{LOG_FOLDER}/packs.json"  # likewise
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def refuse_submitted(folder: Path) -> None:
 
 
 def _file(folder: Path) -> Path:
-    return folder / LOG_FOLDER / _FILE
+    return folder / SUBMITTED_FILE
 
 
 def _lock(folder: Path) -> FileLock:

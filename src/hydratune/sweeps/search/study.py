@@ -16,6 +16,7 @@ from hydratune.sweeps.search.objectives import SearchObjective
 
 COMPOSED = "settings when composed"
 _COMMON = "hydratune"  # user attribute of the study: what all its trials have in common
+_STORAGE = "hydra.sweeper.storage"
 _KEY = "hydra.sweeper.study_name"
 _FIX = (
     "search in another hydra.sweep.dir, or repeat what the study was started with; only n_trials"
@@ -97,18 +98,23 @@ def _differences(name: str, stored: Common, current: Common) -> list[Problem]:
 def open_storage(place: str) -> BaseStorage:
     """Return the storage at ``place``. Raises ``ConfigError`` if a database cannot be opened."""
     if "://" not in place:
-        return open_journal(Path(place))
-    from sqlalchemy.exc import SQLAlchemyError  # only databases need it
+        try:
+            return open_journal(Path(place))
+        except OSError as error:
+            problem = Problem(_STORAGE, place, str(error.strerror), "a file that can be written")
+            raise ConfigError([problem], prefix="search: ") from error
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError  # only databases need them
 
     try:
         return RDBStorage(place)
     except (SQLAlchemyError, ImportError) as error:
         fix = "null (a file in the sweep's folder), a file, or a URL such as sqlite:///study.db"
-        driver = _missing_driver(error)
-        if driver:
+        if isinstance(error, OperationalError):
+            fix = "start the database, or correct the URL; trials that it has are kept"
+        if driver := _missing_driver(error):
             fix = f"pip install '{driver}'"
         why = mask(str(error)).splitlines()[0]
-        problem = Problem("hydra.sweeper.storage", mask(place), why, fix)
+        problem = Problem(_STORAGE, mask(place), why, fix)
         raise ConfigError([problem], prefix="search: ") from error
 
 
