@@ -28,6 +28,7 @@ NOT_TYPED: dict[str, str] = {
         _PLAN,
     ),
     "experiment.finished_run:open_run": "it needs a run that did not end: test_answering.py",
+    "sweeps.size:refuse_too_many": "the search that it names runs 100 trials: test_sweep.py",
     "sweeps.launch:launch": "it needs a job that was added to a sweep and failed: test_sweep.py",
     **dict.fromkeys(
         (
@@ -40,7 +41,7 @@ NOT_TYPED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "overview.collect:view_sweep",
+            "overview.collect:_readable",
             "overview.command:_status",
             "overview.command:parse_options",
             "overview.command:stop",
