@@ -65,6 +65,7 @@ NOT_TYPED: dict[str, str] = {
         (
             "sweeps.executor_options:RayOptions._problem",
             "sweeps.executors.ray_cluster:RayCluster._connect",
+            "sweeps.executors.ray_cluster:_require_answer",
         ),
         _RAY,
     ),

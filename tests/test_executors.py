@@ -306,6 +306,34 @@ def test_jobs_that_slurm_does_not_cancel_are_remembered(
     assert "type scancel 7_0 7_1" in capfd.readouterr().out
 
 
+def test_a_reason_for_which_no_job_starts_is_said_once(
+    played: Path, tmp_path: Path, settings: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs, at_once=2)
+    executor.submit(two_packs(jobs))
+    (played / "states").write_text("7_0|PENDING|Priority\n7_1|PENDING|Priority\n")
+    executor.ended()
+    assert "does not start" not in capfd.readouterr().out
+    (played / "states").write_text("7_0|PENDING|Resources\n7_1|PENDING|PartitionConfig\n")
+    executor.ended(), executor.ended()
+    text = capfd.readouterr().out
+    assert text.count("Slurm job 7_1: pending (PartitionConfig)") == 1 and "7_0" not in text
+    assert text.count("for this reason it does not start") == 1
+
+
+def test_what_becomes_of_jobs_that_were_not_known_at_the_start_is_printed(
+    played: Path, tmp_path: Path, settings: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    known = executor_of(jobs[:2])  # as in a search, which asks for the next trials later
+    known.submit(two_packs(jobs))
+    (played / "states").write_text("7_0|RUNNING|n1\n7_1|RUNNING|n2\n")
+    finish(jobs[3])
+    known.ended()
+    assert "job 3 finished, validation loss 1.0000" in capfd.readouterr().out
+
+
 # -------------------------------------------------------------------------------- whole commands
 def test_a_command_that_does_not_wait_submits_once_and_later_collects(
     played: Path, tmp_path: Path, settings: Any, capfd: pytest.CaptureFixture[str]

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -179,6 +180,15 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "is_installed", lambda module: module != "ray")
     with pytest.raises(ConfigError, match=r"(?s)package ray.*pip install 'hydratune\[ray\]'"):
         PackOptions(executor=RayOptions())
+
+
+def test_an_address_at_which_nothing_listens_is_said_at_once() -> None:
+    ray_cluster._require_answer("auto")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        ray_cluster._require_answer(address)
+    with pytest.raises(SweepError, match=rf"address={address}: nothing answers there"):
+        ray_cluster._require_answer(address)
 
 
 # ------------------------------------------------------------------------- what is sent to tasks

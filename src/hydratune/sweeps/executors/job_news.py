@@ -23,6 +23,12 @@ class JobNews:
         self._jobs = list(jobs)
         self._seen = {job.name: _outcome(job) for job in self._jobs}
 
+    def add(self, jobs: Iterable[PlannedJob]) -> None:
+        """Also print what becomes of these jobs, as of those of the next trials of a search."""
+        new = [job for job in jobs if job.name not in self._seen]
+        self._jobs += new
+        self._seen |= {job.name: _outcome(job) for job in new}
+
     def print_changes(self) -> None:
         for job in self._jobs:
             outcome = _outcome(job)

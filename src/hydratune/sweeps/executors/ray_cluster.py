@@ -26,6 +26,7 @@ from hydratune.sweeps.executors.guard import GuardedProcess
 
 _LOOPBACK = "127.0.0.1"
 _TIME_TO_START = 300.0  # seconds
+_TIME_TO_ANSWER = 10.0
 _STARTS = 3  # Ray gives its processes 30 seconds, which are too few on a busy machine
 _STORE = 80 * 2**20  # bytes of Ray's object store: a pack sends some lines of text
 _LONGEST_FOLDER = 40  # characters; those of a socket are limited to about 100
@@ -49,6 +50,8 @@ class RayCluster:
             raise
 
     def _connect(self, address: str) -> None:
+        if self._own is None:
+            _require_answer(address)
         with _own_signal_handlers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import ray
@@ -69,6 +72,20 @@ class RayCluster:
                 sys.modules["ray"].shutdown()
         if self._own is not None:
             self._own.close()
+
+
+def _require_answer(address: str) -> None:
+    """Raise ``SweepError`` if nothing listens at an address; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host:  # auto
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIME_TO_ANSWER).close()
+    except OSError as error:
+        raise SweepError(
+            f"hydra.launcher.executor.address={address}: nothing answers there ({error}); correct"
+            " the address, or leave the setting out to have a cluster started on this machine"
+        ) from error
 
 
 def _start_own(options: RayOptions) -> "tuple[_OwnCluster, str]":

@@ -104,6 +104,7 @@ class SlurmExecutor:
         add_submitted(self._folder, new)
         for item in new:
             self._submitted[item.job_id] = item.pack
+            self._news.add(item.pack.jobs)
             section(item.pack.title)
             log = escape(str(relative_path(self._log_file(item.job_id))))
             console.print(f"Slurm job {item.job_id}, log {log}", soft_wrap=True)
@@ -213,10 +214,17 @@ class SlurmExecutor:
         self._answered = time.monotonic()
         for job, info in infos.items():
             before = self._infos.get(job)
-            if before is None or before.state != info.state:
+            is_new = before is None or before.state != info.state
+            if is_new or (info.never_starts and info != before):
                 why = f" ({info.why})" if info.why else ""
                 text = f"Slurm job {job}: {info.state.lower()}{why}"
                 console.print(f"[dim]{escape(text)}", soft_wrap=True)
+            if info.never_starts and info != before:
+                console.print(
+                    "[yellow]for this reason it does not start: Ctrl-C ends it, and sinfo shows"
+                    " what hydra.launcher.executor can ask for",
+                    soft_wrap=True,
+                )
         self._infos = infos
 
     def _end_of(self, job: str) -> EndedPack | None:

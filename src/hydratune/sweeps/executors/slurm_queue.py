@@ -18,6 +18,11 @@ _ACTIVE = (
     *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD", "RESIZING"),
     *("STAGE_OUT", "PREEMPTED"),
 )
+# reasons for which a job waits until somebody changes it or the cluster
+_NEVER = (
+    *("PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"),
+    *("AccountNotAllowed", "InvalidAccount", "InvalidQOS", "QOSNotAllowed"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class JobInfo:
     @property
     def is_active(self) -> bool:
         return self.state in _ACTIVE
+
+    @property
+    def never_starts(self) -> bool:
+        """Whether it waits for what its partition, account or quality of service does not have."""
+        return self.state == "PENDING" and self.why.strip("()") in _NEVER
 
 
 class SlurmSilentError(Exception):
