@@ -88,6 +88,7 @@ def plain_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
 
 
 def with_lora(model: Any, **options: Any) -> Any:
+    torch.manual_seed(0)  # PEFT draws A
     model = with_lean_layers(
         attach.add_adapter(
             attach.prepare_quantised(model, Quantization.none),
