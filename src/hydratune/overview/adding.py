@@ -25,8 +25,8 @@ further jobs for a sweep: they are ranked with its own, and in the same W&B grou
   from=JOB       likewise, and training begins from its adapter instead of from the base model
 
 If a process runs the sweep, they join its pack where they can share its base model and data;
-others start when its own jobs have ended. The same words, typed
-again, are the same jobs: what is finished is not run again.
+others start when its own jobs have ended. The same words, typed again, are the same jobs: what is
+finished is not run again.
 """
 _OWN = ("hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra.run")  # settings that are not repeated
 

@@ -81,9 +81,9 @@ def run_waiting(folder: Path) -> list[int]:
     """
     if not has_added_jobs(folder):
         return []
-    asked = stop_requests(folder)
-    stopped = {name.partition("-")[0] for name in read_sweep(folder) if name in asked}
-    stopped -= {name.partition("-")[0] for name in read_sweep(folder) if name not in asked}
+    asked, names = stop_requests(folder), list(read_sweep(folder))
+    stopped = {name.partition("-")[0] for name in names if name in asked}
+    stopped -= {name.partition("-")[0] for name in names if name not in asked}
     with FileLock(folder / f".{ADDED_FILE}.lock"):
         entries, first = _entries(folder), words_of_sweep(folder)
         waiting = [

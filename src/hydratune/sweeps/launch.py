@@ -98,21 +98,26 @@ def launch(
         names = {job.name for job in jobs}
         end_of_sweep(folder, names | set(read_sweep(folder) if has_added_jobs(folder) else ()))
         print_wandb_hint(folder)
-    if failed:
-        no_reason = "unknown; see run.log"
-        reasons = [(job.job, job.status.error or no_reason) for job in failed]
-        console.print(table_of_failures(reasons, "failed jobs"))
-        raise SweepError(
-            f"{len(failed)} of {counted(len(jobs), 'job')} failed, for the reasons above; the"
-            " same sweep,"
-            " started again, runs only those; a wrong setting has to be changed, which makes it"
-            " another sweep"
-        )
+    _refuse_failed(jobs, failed)
     if any(added):
         raise SweepError(
             "not all jobs that were added have finished; what failed, and how to continue:"
             f" hydratune status {shlex.quote(str(relative_path(folder)))}"
         )
+
+
+def _refuse_failed(jobs: Sequence[PlannedJob], failed: Sequence[PlannedJob]) -> None:
+    """Raise ``SweepError`` if any of ``jobs`` failed, after a table of the reasons."""
+    if not failed:
+        return
+    no_reason = "unknown; see run.log"
+    reasons = [(job.job, job.status.error or no_reason) for job in failed]
+    console.print(table_of_failures(reasons, "failed jobs"))
+    raise SweepError(
+        f"{len(failed)} of {counted(len(jobs), 'job')} failed, for the reasons above; the same"
+        " sweep, started again, runs only those; a wrong setting has to be changed, which makes it"
+        " another sweep"
+    )
 
 
 def _join(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None) -> None:

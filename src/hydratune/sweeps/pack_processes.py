@@ -103,13 +103,18 @@ def run_packs(
             if not ended:
                 time.sleep(_POLL)
     except KeyboardInterrupt:
-        left = [*executor.running(), *queue]
-        executor.cancel()
-        for planned in left:
-            set_end(planned.jobs, State.stopped, _INTERRUPTED)
-            _remove_settings(folder, planned)
+        _cancel(folder, queue, executor)
         raise
     return PacksEnd.left if executor.running() else end_of_all
+
+
+def _cancel(folder: Path, queue: Iterable[PlannedPack], executor: Executor) -> None:
+    """End the packs that run, and set the jobs of all that are left to stopped."""
+    left = [*executor.running(), *queue]
+    executor.cancel()
+    for pack in left:
+        set_end(pack.jobs, State.stopped, _INTERRUPTED)
+        _remove_settings(folder, pack)
 
 
 def _is_stopped_alone(pack: PlannedPack) -> bool:

@@ -49,6 +49,11 @@ class PlannedPack:
     # runs the only job, which cannot share a process; empty: the process of a pack runs the jobs
     command: tuple[str, ...] = ()
 
+    @property
+    def alone_in(self) -> str:
+        """The folder of the only job, if its own process is all that runs; else ""."""
+        return str(self.jobs[0].record.path) if self.command else ""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -26,7 +26,7 @@ from hydratune.sweeps.executors.guard import GuardedProcess
 
 _LOOPBACK = "127.0.0.1"
 _TIME_TO_START = 300.0  # seconds
-_TIME_TO_ANSWER = 10.0
+_TIME_TO_ANSWER = 10.0  # seconds
 _STARTS = 3  # Ray gives its processes 30 seconds, which are too few on a busy machine
 _STORE = 80 * 2**20  # bytes of Ray's object store: a pack sends some lines of text
 _LONGEST_FOLDER = 40  # characters; those of a socket are limited to about 100

@@ -121,7 +121,7 @@ class RayExecutor:
                 str(result),
                 self._variables,
                 versions(),
-                str(pack.jobs[0].record.path) if pack.command else "",
+                pack.alone_in,
                 "" if self._board is None else str(progress),
             )
             # Ray itself never starts a pack again: its jobs are counted here

@@ -87,7 +87,7 @@ class SlurmExecutor:
         import submitit
 
         self._logs.mkdir(parents=True, exist_ok=True)
-        work = [PackJob(self._command(p), str(self._logs), _alone_in(p)) for p in packs]
+        work = [PackJob(self._command(p), str(self._logs), p.alone_in) for p in packs]
         executor = submitit.SlurmExecutor(self._logs, max_num_timeout=self._settings.time_limits)
         executor.update_parameters(**self._parameters())
         try:
@@ -243,11 +243,6 @@ class SlurmExecutor:
         log = relative_path(self._log_file(job))
         why = f"Slurm job {job} ended without a result: {state}; jobs {names}; see {log}"
         return EndedPack(pack, 1, why, is_cancelled=state == "CANCELLED")
-
-
-def _alone_in(pack: PlannedPack) -> str:
-    """Return the folder of the job of a pack that is no more than this job's own process, or ""."""
-    return str(pack.jobs[0].record.path) if pack.command else ""
 
 
 def _listed(jobs: Collection[str]) -> str:
