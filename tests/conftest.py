@@ -4,9 +4,11 @@ import csv
 import gc
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "disabled")  # tests that want W&B files say so
 SHARED = Path(__file__).parents[2] / "shared"
 SHARED_DATA = SHARED / "data"
+
+
+# settings of a run that takes about a second
+SMALL = (
+    "debug=smoke",
+    "trainer.precision=32-true",  # on processors with AMX, auto is bf16
+    "data.batch_size=4",
+    "data.max_train_rows=8",
+    "data.max_validation_rows=4",
+    "data.max_test_rows=2",
+    "trainer.max_steps=2",
+    "evaluation.baselines=[]",
+    "evaluation.max_new_tokens=4",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -158,6 +174,38 @@ def hydratune(
     return command_line
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that gives the run directory of settings; each are trained once a session.
+
+    Tests only read what it gives: others get the same folder.
+    """
+    runs: dict[tuple[str, ...], Path] = {}
+
+    def train(*settings: str) -> Path:
+        from hydratune.cli import main
+
+        if settings not in runs:
+            folder = tmp_path_factory.mktemp("trained")
+            with chdir(folder):
+                assert main(["train", *settings, "hydra.run.dir=run"]) == 0
+            runs[settings] = folder / "run"
+        return runs[settings]
+
+    return train
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path, trained_once: Callable[..., Path]) -> Callable[..., Path]:
+    """Return a function that copies the run of ``SMALL`` and further settings to tmp_path/run."""
+
+    def copy(*settings: str, words: Sequence[str] = SMALL) -> Path:
+        run = tmp_path / "run"
+        return Path(shutil.copytree(trained_once(*words, *settings), run, symlinks=True))
+
+    return copy
+
+
 class PackHere:
     """A pack that has run in this process, in place of a process for it."""
 
@@ -229,17 +277,3 @@ def edited(path: Path, text: str) -> None:
     """
     path.write_text(text)
     (path.parent / "digests.json").unlink()
-
-
-# settings of a run that takes about a second
-SMALL = (
-    "debug=smoke",
-    "trainer.precision=32-true",  # on processors with AMX, auto is bf16
-    "data.batch_size=4",
-    "data.max_train_rows=8",
-    "data.max_validation_rows=4",
-    "data.max_test_rows=2",
-    "trainer.max_steps=2",
-    "evaluation.baselines=[]",
-    "evaluation.max_new_tokens=4",
-)

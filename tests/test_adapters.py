@@ -31,6 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The following rank_pattern keys:
 
 
 SHIPPED = sorted(file.stem for file in (CONF / "adapter").glob("*.yaml"))
+# one of each kind; the others are variants of them
+FAST = ("adalora", "dora", "freeze", "ia3", "loftq", "lora", "none", "prefix_tuning", "vera")
 
 
 NEEDED = {
@@ -40,7 +42,9 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in SHIPPED]
+)
 def test_every_shipped_adapter_learns_and_loads_with_plain_peft_on_the_untouched_base(
     hydratune: Command, tmp_path: Path, tiny: Any, name: str
 ) -> None:

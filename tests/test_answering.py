@@ -479,9 +479,9 @@ def test_a_run_that_did_not_end_says_how_it_is_continued(
     words = ("input=rows.jsonl", "output=a.jsonl") if command == "generate" else ()
     code, text = hydratune(command, f"run={stopped}", *words)
     assert code == 1 and "has no model yet: its state is stopped" in text, text
-    shown = hydratune("doctor", "outputs=runs")[1]
     assert "hydratune doctor outputs=runs has the command" in text
-    assert "hydra.run.dir=runs/stopped" in shown
+    if command == "chat":  # doctor reads the versions of packages in a process of its own
+        assert "hydra.run.dir=runs/stopped" in hydratune("doctor", "outputs=runs")[1]
 
 
 def test_every_saved_conversation_can_be_loaded_and_other_files_say_why_not(

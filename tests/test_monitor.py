@@ -234,9 +234,10 @@ def test_the_best_row_has_a_finite_value_and_of_equal_ones_the_lowest_loss() -> 
     assert best_row(rows[:3], Monitor.read("val/rougeL")) is rows[2]
 
 
-def test_settings_of_older_runs_are_read(hydratune: Command, tmp_path: Path) -> None:
-    assert hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")[0] == 0
-    file = tmp_path / "run" / "config.yaml"
+def test_settings_of_older_runs_are_read(
+    hydratune: Command, finished_run: Callable[..., Path]
+) -> None:
+    file = finished_run() / "config.yaml"
     text = file.read_text()
     older = text.replace("  validate_every: null\n", "  every_steps: 20\n  sample: 8\n")
     assert older != text
@@ -302,6 +303,7 @@ def test_runs_are_ranked_by_what_they_monitor(hydratune: Command, tmp_path: Path
     assert code == 0 and "sweep/1 " in text and "would choose" not in text, text
 
 
+@pytest.mark.slow
 def test_runs_that_monitor_different_metrics_are_ranked_by_the_loss(
     hydratune: Command, tmp_path: Path
 ) -> None:

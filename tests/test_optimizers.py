@@ -70,7 +70,13 @@ def test_every_optimizer_is_shipped() -> None:
     assert [classes[kind]().kind for kind in KINDS] == KINDS
 
 
-@pytest.mark.parametrize("kind", ON_CPU)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(k, marks=() if k in ("adafactor", "adamw_8bit", "muon") else pytest.mark.slow)
+        for k in ON_CPU
+    ],
+)
 def test_every_optimizer_trains(hydratune: Command, tmp_path: Path, kind: str) -> None:
     # the toy adapters are too small for 8-bit moments
     adapter = ["adapter=none"] if kind in ("muon", "adamw_8bit", "lion_8bit") else []
@@ -360,10 +366,9 @@ def test_configuration_of_an_older_run_still_loads(tmp_path: Path) -> None:
 
 
 def test_run_with_a_paged_optimizer_is_evaluated_on_a_cpu(
-    hydratune: Command, tmp_path: Path
+    hydratune: Command, finished_run: Callable[..., Path]
 ) -> None:
-    run = tmp_path / "run"
-    assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
+    run = finished_run()
     stored = (run / "config.yaml").read_text()
     edited(run / "config.yaml", stored.replace("kind: adamw", "kind: paged_adamw"))
     code, text = hydratune("evaluate", f"run={run}", "accelerator=cpu")

@@ -39,6 +39,8 @@ TRIALS = {
     "quantities": "defaults:\n  - override /adapter: ia3",
     "lion": "defaults:\n  - override /optimizer: lion\noptimizer: {lr: 1e-4, schedule: wsd}",
 }
+# dropout, accumulation, another method and another optimizer
+FEW = ("dropout", "accumulate", "dora", "lion")
 
 
 @pytest.fixture
@@ -50,11 +52,14 @@ def experiments(tmp_path: Path) -> str:
     return f"--config-dir={folder.parent}"
 
 
+@pytest.mark.parametrize(
+    "trials", [FEW, pytest.param(tuple(TRIALS), marks=pytest.mark.slow)], ids=["few", "all"]
+)
 def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(
-    hydratune: Command, tmp_path: Path, experiments: str
+    hydratune: Command, tmp_path: Path, experiments: str, trials: tuple[str, ...]
 ) -> None:
     sweep = tmp_path / "sweep"
-    names = ",".join(TRIALS)
+    names = ",".join(trials)
     code, text = hydratune(
         "train",
         experiments,
@@ -65,7 +70,7 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(
         f"hydra.sweep.dir={sweep}",
     )
     assert code == 0, text
-    assert f"{len(TRIALS)} jobs on one base model" in text and "best:" in text
+    assert f"{len(trials)} jobs on one base model" in text and "best:" in text
     lays_out = (
         products.ONEDNN
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
@@ -75,7 +80,7 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(
     # jobs that run alone have no copies
     assert sum("copies of the frozen weights" in log for log in logs) == lays_out
     jobs = read_sweep(sweep)
-    for number, name in enumerate(TRIALS):
+    for number, name in enumerate(trials):
         assert jobs[str(number)].varying == {"experiment": name}
         alone = tmp_path / name
         code, text = hydratune(
@@ -180,7 +185,9 @@ def test_on_the_real_base_jobs_are_the_same_in_another_pack(
     seen="their errors, in the ranking and in their folders",
     kept="the other jobs, equal to the last bit",
 )
-def test_failing_jobs_do_not_change_the_other_jobs(hydratune: Command, tmp_path: Path) -> None:
+def test_failing_jobs_do_not_change_the_other_jobs(
+    hydratune: Command, tmp_path: Path, packs_here: None
+) -> None:
     """Three jobs fail: a rank that is too high, an infinite loss, and more memory than available.
     The fourth equals the job alone.
     """

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,21 +21,12 @@ STYLE = (TEMPLATES / "style.css").read_text("utf-8")
 COMPARISON_STYLE = (TEMPLATES / "comparison.css").read_text("utf-8")
 
 
-@pytest.fixture(scope="module")
-def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run, with the answers of the base model, for all tests."""
-    from hydratune.cli import main
-
-    folder = tmp_path_factory.mktemp("once") / "sweep" / "0"
-    words = [word for word in SMALL if "baselines" not in word]
-    assert main(["train", *words, "evaluation.baselines=[base]", f"hydra.run.dir={folder}"]) == 0
-    return folder
-
-
 @pytest.fixture
-def run(run_once: Path, tmp_path: Path) -> Path:
-    shutil.copytree(run_once, tmp_path / "sweep" / "0")
-    return tmp_path / "sweep" / "0"
+def run(trained_once: Callable[..., Path], tmp_path: Path) -> Path:
+    """A finished run with the answers of the base model."""
+    words = [word for word in SMALL if "baselines" not in word]
+    run = trained_once(*words, "evaluation.baselines=[base]")
+    return Path(shutil.copytree(run, tmp_path / "sweep" / "0"))
 
 
 def page_of(run: Path) -> str:

@@ -58,7 +58,7 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("step", "minutes", "resumed_from", "options"),
     [
-        (3, 1e-9, 3, ()),  # within the first epoch
+        pytest.param(3, 1e-9, 3, (), marks=pytest.mark.slow),  # within the first epoch
         pytest.param(7, 1e-9, 7, ODD[:1], marks=pytest.mark.slow),  # within the second
         (5, 1e-9, 5, ODD),  # accumulation: 3 steps in an epoch, the last with one row
         pytest.param(6, 1e-9, 6, ODD, marks=pytest.mark.slow),  # at the end of an epoch

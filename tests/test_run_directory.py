@@ -92,8 +92,10 @@ def test_prepared_sweep_without_m_is_refused(hydratune: Command) -> None:
     assert code == 2 and "hydratune train -m sweep=learning_rate debug=smoke" in text
 
 
-def test_finished_run_is_not_overwritten(hydratune: Command, tmp_path: Path) -> None:
-    assert hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")[0] == 0
+def test_finished_run_is_not_overwritten(
+    hydratune: Command, tmp_path: Path, finished_run: Callable[..., Path]
+) -> None:
+    finished_run()
     before = (tmp_path / "run" / "metrics.json").read_bytes()
     code, text = hydratune("train", *SMALL, f"hydra.run.dir={tmp_path}/run")
     assert code == 2 and "already holds a finished run" in text
@@ -189,10 +191,9 @@ def test_secret_of_the_environment_is_in_no_file(tmp_path: Path) -> None:
 
 
 def test_run_in_the_folder_of_a_failed_one_keeps_none_of_its_files(
-    hydratune: Command, tmp_path: Path
+    hydratune: Command, finished_run: Callable[..., Path]
 ) -> None:
-    run = tmp_path / "run"
-    assert hydratune("train", *SMALL, f"hydra.run.dir={run}")[0] == 0
+    run = finished_run()
     status = json.loads((run / "status.json").read_text())
     edited(run / "status.json", json.dumps({**status, "state": "stopped"}))
     assert hydratune("train", *SMALL, "adapter.r=9999", f"hydra.run.dir={run}")[0] == 2

@@ -132,9 +132,8 @@ def test_a_batch_of_several_packs_takes_as_many_slots(
     ]
 
 
-@pytest.mark.parametrize(
-    "halving", [pytest.param((), marks=pytest.mark.slow), ("hydra.launcher.halving.min_steps=2",)]
-)
+@pytest.mark.parametrize("halving", [(), ("hydra.launcher.halving.min_steps=2",)])
+@pytest.mark.slow
 def test_packs_that_outlived_their_driver_are_waited_for(
     hydratune: Command, tmp_path: Path, cluster: Cluster, halving: tuple[str, ...]
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, write_rows
+from conftest import write_rows
 from hydratune.evaluation.corpus import TextScore
 from hydratune.evaluation.texts import summary
 
@@ -39,10 +39,8 @@ def test_one_text_has_no_interval() -> None:
 
 
 @pytest.fixture
-def trained(hydratune: Hydratune, tmp_path: Path) -> Path:
-    code, out = hydratune("train", *SMALL, "hydra.run.dir=run")
-    assert code == 0, out
-    return tmp_path / "run"
+def trained(finished_run: Callable[..., Path]) -> Path:
+    return finished_run()
 
 
 def test_texts_of_a_folder(hydratune: Hydratune, trained: Path, tmp_path: Path) -> None:

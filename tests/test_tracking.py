@@ -46,6 +46,7 @@ def train(folder: Path, *overrides: str, **environment: str) -> subprocess.Compl
     )
 
 
+@pytest.mark.slow  # two processes with a W&B client each
 def test_offline_sweep_keeps_all_runs_in_one_folder_with_its_name_as_group(tmp_path: Path) -> None:
     done = train(tmp_path, "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/my-sweep")
     assert done.returncode == 0, done.stdout + done.stderr
