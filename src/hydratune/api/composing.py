@@ -192,7 +192,7 @@ def compose_with_hydra(words: Sequence[str], command: str) -> Composed:
             composed = hydra.compose(command, list(words), return_hydra_config=True)
             OmegaConf.set_readonly(composed.hydra, False)
             composed.hydra.runtime.cwd = str(Path.cwd())
-            config = typed(without_hydra(composed), COMMANDS[command])
+            config = typed(composed, COMMANDS[command])
             if isinstance(config, TrainConfig):
                 config.name = config.name or str(composed.hydra.runtime.choices["data"])
                 use_saved_settings(config, list(words))

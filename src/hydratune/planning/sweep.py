@@ -23,7 +23,7 @@ from hydratune.settings.commands import PlanConfig
 from hydratune.settings.registry import typed
 from hydratune.sweeps.job_checks import check_jobs, check_sweep
 from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.planning import PlannedJob, without_hydra
+from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.planning import plan as divide
 
 
@@ -67,7 +67,7 @@ def _plans(jobs: Sequence[PlannedJob], sweep: DictConfig) -> dict[int, Plan]:
     plans: dict[int, Plan] = {}
     probe = None
     for number, job in enumerate(jobs):
-        config = typed(without_hydra(job.composed), PlanConfig)
+        config = typed(job.composed, PlanConfig)
         config.name = job.settings.name
         if number == 0:
             config.check()
@@ -115,7 +115,7 @@ def _show(
         (*lines, *(trial_lines(plans) if len(plans) == trials else ())),
         tuple(map(model_cells, models(plans))),
     )
-    config = typed(without_hydra(jobs[0].composed), PlanConfig)
+    config = typed(jobs[0].composed, PlanConfig)
     config.name = jobs[0].settings.name
     show(config, largest(plans), result)
 
