@@ -279,6 +279,25 @@ def test_early_stopping_stops(hydratune: Command, tmp_path: Path) -> None:
     )
 
 
+def test_freed_memory_is_returned_before_and_after_training(
+    hydratune: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring, training and answering need blocks of other sizes."""
+    from hydratune.experiment import probes, run
+
+    order: list[str] = []
+    train, answer = run.training.train, probes.TestRowsProbe.after
+
+    def called(name: str, function: Any) -> Any:
+        return lambda *words: (order.append(name), function(*words))[1]
+
+    monkeypatch.setattr(run.hardware, "give_back", called("memory returned", lambda above: True))
+    monkeypatch.setattr(run.training, "train", called("trained", train))
+    monkeypatch.setattr(probes.TestRowsProbe, "after", called("answered", answer))
+    assert hydratune("train", *SMALL)[0] == 0
+    assert order == ["memory returned", "trained", "memory returned", "answered"]
+
+
 def test_mixed_precision_and_dropout_run(hydratune: Command, tmp_path: Path) -> None:
     code, text = hydratune(
         "train", *SMALL, "trainer.precision=bf16-mixed", "adapter.lora_dropout=0.1"

@@ -3,6 +3,7 @@
 It holds models, predictions of the base model and prepared data.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -31,8 +32,9 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
     """Return the folder ``name`` of the cache, after ``build`` has written it if it is missing.
 
     One process builds at a time, into a temporary folder that is then renamed, so that no other
-    process sees a part of it. A folder that was damaged on disk is built again. Raises
-    ``InputError`` if the folder cannot be written.
+    process sees a part of it. Where a file system has no locks between machines, each machine may
+    build, and all use what was there first. A folder that was damaged on disk is built again.
+    Raises ``InputError`` if the folder cannot be written.
     """
     target = cache_folder() / name
     if target.is_dir() and _is_intact(target):
@@ -49,12 +51,21 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
                 folder = Path(temporary) / "built"
                 build(folder)
                 digests.seal(folder)
-                folder.rename(target)
+                _publish(folder, target)
     except OSError as error:
         fix = "free some space, or choose another place with HYDRATUNE_CACHE=DIR"
         reason = error.strerror or error
         raise InputError(f"cannot write into {target.parent} ({reason}); {fix}") from error
     return target
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Rename ``folder`` to ``target`` unless another machine was faster. Raises ``OSError``."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_intact(target):
+            raise
 
 
 def _remove_abandoned(folder: Path) -> None:
