@@ -21,9 +21,9 @@ $(READY): pyproject.toml constraints.txt
 train: setup
 	$(BIN)/hydratune train experiment=contracts
 
-# two processes with a thread each take half of the time of one process with two threads
+# a process per core with a thread each, and one more, because tests also wait for processes and servers
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist loadfile
 
 # a slow test may take more than the ten minutes after which a fast one counts as hanging
 test-all: setup
