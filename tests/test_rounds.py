@@ -1,4 +1,4 @@
-"""Halving of jobs that are in several packs decides as one pack does."""
+"""Halving of jobs in several packs: rounds decide as one pack does, and no number changes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from hydratune.sweeps.options import HalvingOptions
 from hydratune.sweeps.planning import PlannedJob
 from hydratune.sweeps.rounds import judge
 from hydratune.training.protocols import RungScore
-from run_files import assert_same_run, states, status
+from run_files import assert_same_run, history, states, status
 from test_config import compose
 from test_halving import RUN, simulate
 
@@ -125,3 +125,29 @@ def test_a_sweep_in_several_packs_equals_one_in_a_single_pack(
         assert status(ours).get("halved") == status(theirs).get("halved")
         if state == "finished":
             assert_same_run(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packs_here")
+def test_asynchronous_halving_in_several_packs_trains_as_without_halving(
+    hydratune: Command, tmp_path: Path
+) -> None:
+    words = ("train", "-m", *RUN, "optimizer.lr=1e-4,1e-3,1e-2", "adapter.r=2,4")
+    code, text = hydratune(*words, "hydra.sweep.dir=whole")
+    assert code == 0, text
+    asha = "hydra.launcher.halving={min_steps: 2, kind: asha}"
+    words = (*words, "hydra.sweep.dir=several", "hydra.launcher.pack_size=2", asha)
+    code, text = hydratune(*words)
+    assert code == 0 and "6 of 6 jobs in 3 packs, judged together" in text, text
+    found = states(tmp_path / "several")
+    finished = [name for name, state in found.items() if state == "finished"]
+    assert 0 < len(finished) < 5 and set(found.values()) == {"finished", "stopped"}
+    for name in found:
+        ours, theirs = (history(tmp_path / which / name) for which in ("several", "whole"))
+        losses = [[row["train/loss"] for row in rows] for rows in (ours, theirs)]
+        assert losses[0] and losses[0] == losses[1][: len(ours)]
+        if name in finished:
+            assert_same_run(tmp_path / "several" / name, tmp_path / "whole" / name)
+    code, text = hydratune(*words)
+    early = f"{len(finished)} of 6 jobs finished before, {6 - len(finished)} stopped early"
+    assert code == 0 and early in text, text

@@ -44,7 +44,9 @@ _WORST = RungScore(math.inf)
 
 
 @dataclass
-class _Job:
+class JudgedJob:
+    """A job with what it is judged by."""
+
     scores: dict[int, RungScore] = field(default_factory=dict)  # by the number of the rung
     state: JobState = JobState.new
     final_score: RungScore | None = None
@@ -85,7 +87,9 @@ class HalvingScheduler:
         by what jobs are judged; None: the validation loss.
         """
         self.halving, self.monitor = halving or HalvingOptions(), monitor or Monitor()
-        self._jobs = {name: _Job() for name in names}
+        self._jobs = {name: JudgedJob() for name in names}
+        # rung -> the best of those that have reached it; without rungs that have to be judged anew
+        self._best: dict[int, frozenset[str]] = {}
         self._changed = threading.Condition()
         self._is_leaving = is_leaving
         self._on_halved = on_halved
@@ -100,12 +104,13 @@ class HalvingScheduler:
         final_score: RungScore | None = None,
     ) -> None:
         """Take over a job from an earlier start of this sweep, with its scores at the rungs."""
-        self._jobs[name] = _Job(dict(enumerate(scores)), state, final_score)
+        self._jobs[name] = JudgedJob(dict(enumerate(scores)), state, final_score)
+        self._best.clear()
 
     def add(self, name: str) -> None:
         """Have one more job run; not for jobs that are judged together."""
         with self._changed:
-            self._jobs[name] = _Job()
+            self._jobs[name] = JudgedJob()
             self._changed.notify_all()
 
     # ----------------------------------------------------------------------- called by job threads
@@ -115,6 +120,7 @@ class HalvingScheduler:
         None: there is nothing more to do.
         """
         while not self._is_leaving():
+            self._read_others()
             with self._changed:
                 self._halve_losers()
                 name, is_over = self._ready_job(), False
@@ -140,13 +146,18 @@ class HalvingScheduler:
         """
         with self._changed:
             self._halve_losers()
-            names = [name for name, job in self._jobs.items() if self._is_ready(name, job)]
+            names = self._ready_jobs()
             if not names and (best := self._best_paused_job()) is not None:
                 names = [best]
             elif not names:
                 self._halve_all_paused()
         self._announce_halved()
         return names
+
+    def ready_jobs(self) -> list[str]:
+        """Return the jobs that may be trained now, for a caller that runs none."""
+        with self._changed:
+            return self._ready_jobs()
 
     def report_rung(self, name: str, rung: int, score: RungScore) -> bool:
         """Return whether ``name``, which has reached ``rung``, continues at once.
@@ -158,6 +169,7 @@ class HalvingScheduler:
             if job.state is not JobState.running:  # it was given up because it hung
                 return False
             job.scores[rung] = score
+            self._best.clear()
             continues = self._is_among_best(name)
             job.state = JobState.running if continues else JobState.pausing
             self._changed.notify_all()
@@ -171,6 +183,7 @@ class HalvingScheduler:
             job = self._jobs[name]
             if job.state is not JobState.halved:
                 job.state, job.final_score = state, final_score
+            self._best.clear()
             self._halve_losers()
             self._changed.notify_all()
         self._announce_halved()
@@ -194,7 +207,14 @@ class HalvingScheduler:
             self._announcing.difference_update(names)
             self._changed.notify_all()
 
+    def _read_others(self) -> None:
+        """Find out how far the jobs are that are judged with these and run elsewhere."""
+
     # ----------------------------------------------------------- decisions, made with the lock held
+    def _judged_together(self) -> Mapping[str, JudgedJob]:
+        """Return all jobs that are judged together, in their order."""
+        return self._jobs
+
     def _is_among_best(self, name: str) -> bool:
         """Return whether ``name`` is trained beyond the last rung that it has reached."""
         rung = self._jobs[name].rung
@@ -202,11 +222,14 @@ class HalvingScheduler:
             return name in self._best_so_far(rung)
         return name in self._winners(rung, self._members(rung))
 
-    def _best_so_far(self, rung: int) -> list[str]:
+    def _best_so_far(self, rung: int) -> frozenset[str]:
         """Return the best ``1 / eta`` of the jobs that have reached ``rung`` by now."""
-        jobs = {name: job for name, job in self._jobs.items() if rung in job.scores}
-        reached = {name: job.score_at(rung) for name, job in jobs.items()}
-        return best_of(reached, len(reached) // self.halving.eta, self.monitor)
+        if rung not in self._best:
+            judged = self._judged_together().items()
+            reached = {name: job.score_at(rung) for name, job in judged if rung in job.scores}
+            best = best_of(reached, len(reached) // self.halving.eta, self.monitor)
+            self._best[rung] = frozenset(best)
+        return self._best[rung]
 
     def _members(self, rung: int) -> list[str]:
         """Return the jobs that reach ``rung`` at all: all of them the first, and the best at a rung
@@ -256,10 +279,12 @@ class HalvingScheduler:
 
     def _ready_job(self) -> str | None:
         """Return the job at the highest rung that may be resumed, else the next new one."""
-        ready = [name for name, job in self._jobs.items() if self._is_ready(name, job)]
-        return max(ready, key=lambda name: self._jobs[name].rung, default=None)
+        return max(self._ready_jobs(), key=lambda name: self._jobs[name].rung, default=None)
 
-    def _is_ready(self, name: str, job: _Job) -> bool:
+    def _ready_jobs(self) -> list[str]:
+        return [name for name, job in self._jobs.items() if self._is_ready(name, job)]
+
+    def _is_ready(self, name: str, job: JudgedJob) -> bool:
         """Return whether a job is new, or was paused or halved and is among the best."""
         if job.state is JobState.new:
             return True

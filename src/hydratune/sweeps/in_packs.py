@@ -11,6 +11,7 @@ from hydratune.console import console
 from hydratune.data.quality.skipped import describe_skipped, skipped_for_packages
 from hydratune.records.status import Outcome, State
 from hydratune.settings.commands import Resume
+from hydratune.sweeps.asynchronous import run_asynchronously
 from hydratune.sweeps.devices import visible_gpus
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.executors.submitted import refuse_submitted
@@ -87,11 +88,9 @@ class _Sweep:
     ended: Collection[int]  # jobs that are not run: finished, halved, or submitted before
 
     @property
-    def has_rounds(self) -> bool:
+    def is_judged_in_packs(self) -> bool:
         """Whether jobs that are judged together are in several packs."""
-        halving = self.options.halving
-        is_divided = len(self.division.packs) > len(self.groups)
-        return is_divided and halving is not None and halving.waits_for_all
+        return self.options.is_halving and len(self.division.packs) > len(self.groups)
 
 
 def _start(
@@ -132,11 +131,13 @@ def _run_packs(sweep: _Sweep) -> PacksEnd:
     """
     jobs, options, executor = sweep.jobs, sweep.options, sweep.executor
     more = _alone_packs(sweep) if options.executor.runs_alone_jobs else []
-    if sweep.has_rounds:
+    if sweep.is_judged_in_packs:
         busy = {job.name for pack in executor.running() for job in pack.jobs}
         groups = [[jobs[n] for n in numbers] for numbers in sweep.groups]
         groups = [[_begun_anew(job, busy) for job in group] for group in groups]
-        return run_rounds(sweep.folder, groups, options, executor, more, sweep.parts)
+        waits_for_all = options.halving is not None and options.halving.waits_for_all
+        run = run_rounds if waits_for_all else run_asynchronously
+        return run(sweep.folder, groups, options, executor, more, sweep.parts)
     return run_packs(sweep.folder, [*_packs(sweep), *more], options, executor)
 
 

@@ -133,12 +133,9 @@ class PackOptions:
     def size_of_packs(self, jobs: int, parts: int) -> int | None:
         """Return how many of ``jobs`` one pack has at most; None: there is no limit.
 
-        ``parts``: packs that run at the same time. With ASHA jobs are not divided among these,
-        since each pack judges its own.
+        ``parts``: packs that run at the same time.
         """
-        waits_for_all = self.halving is not None and self.halving.waits_for_all
-        is_divided = parts > 1 and (waits_for_all or not self.is_halving)
-        return -(-jobs // parts) if self.pack_size is None and is_divided else self.pack_size
+        return -(-jobs // parts) if self.pack_size is None and parts > 1 else self.pack_size
 
     @property
     def is_halving(self) -> bool:

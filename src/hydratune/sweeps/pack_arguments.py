@@ -36,6 +36,8 @@ class PackArguments:
     is_requeued: bool = False
     # names of jobs -> rungs that halving has let them pass; None: the pack itself decides
     passed: Mapping[str, int] | None = None
+    # names of all jobs that are judged together, in their order; empty: they are those of the pack
+    group: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -60,6 +62,7 @@ class PackArguments:
             parent,
             is_requeued,
             pack.passed,
+            pack.group,
         )
 
     @property
@@ -86,18 +89,20 @@ class PackArguments:
             "parent": self.parent,
             "is_requeued": self.is_requeued,
             "passed": None if self.passed is None else dict(self.passed),
+            "own": self.names if self.group else None,
         }
         process = [sys.executable, "-m", "hydratune.sweeps.pack"]
-        return [*process, str(self.folder), json.dumps(content), *self.names]
+        return [*process, str(self.folder), json.dumps(content), *(self.group or self.names)]
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> "PackArguments":
         """Return what ``FOLDER JSON NAME...`` says."""
         folder, text, *names = arguments
         content = json.loads(text)
+        own = content["own"]
         return cls(
             Path(folder),
-            tuple(names),
+            tuple(names if own is None else own),
             content["together"],
             content["threads"],
             PackOptions.from_mapping(content["options"]),
@@ -106,4 +111,5 @@ class PackArguments:
             os.getppid() if content["parent"] == 0 else content["parent"],
             content["is_requeued"],
             content["passed"],
+            () if own is None else tuple(names),
         )

@@ -15,8 +15,15 @@ from hydratune.records.run_directory import RunDirectory, alone
 from hydratune.records.status import Outcome, State
 from hydratune.settings.commands import Resume, TrainConfig
 from hydratune.settings.monitor import Monitor
+from hydratune.sweeps.asynchronous_scheduler import AsynchronousScheduler
 from hydratune.sweeps.halving import HalvingScheduler, JobState, RoundScheduler
-from hydratune.sweeps.halving_records import halved_by, restore, state_of
+from hydratune.sweeps.halving_records import (
+    JudgedRecords,
+    halved_by,
+    restore,
+    scores_of,
+    state_of,
+)
 from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.sweeps.pack_context import pack_context
 from hydratune.sweeps.pack_logging import LogByThread
@@ -120,14 +127,23 @@ def create_scheduler(
     monitor = Monitor.read(halving.metric or arguments.monitor)
     common = (names, halving, resources.is_leaving, stop_early, monitor)
     scheduler = HalvingScheduler(*common)
-    if arguments.passed is not None:
-        scheduler = RoundScheduler(*common, passed=arguments.passed)
+    passed = arguments.passed or {}
+    if arguments.group:
+        others = [name for name in arguments.group if name not in records]
+        elsewhere = JudgedRecords({n: RunDirectory(arguments.folder / n) for n in others})
+        scheduler = AsynchronousScheduler(
+            *common, passed=passed, others=elsewhere, group=arguments.group
+        )
+    elif arguments.passed is not None:
+        scheduler = RoundScheduler(*common, passed=passed)
     if halving.is_on:
         restore(scheduler, records, arguments.failed)
     if arguments.is_requeued:  # what has ended in an earlier run of this pack is not run again
         for name in names:
             state, score = state_of(records[name])
-            failed = records[name].read_status().outcome is Outcome.failed
+            status = records[name].read_status()
+            failed = status.outcome is Outcome.failed
             if state is JobState.finished or failed:
-                scheduler.restore(name, [], JobState.failed if failed else state, score)
+                state = JobState.failed if failed else state
+                scheduler.restore(name, scores_of(status), state, score)
     return scheduler

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
-from typing import Protocol
 
 from omegaconf import OmegaConf
 
@@ -52,11 +51,18 @@ def create_executor(
     return LocalExecutor(folder, options, gpus)
 
 
-class PackSource(Protocol):
-    """Gives further packs while others run."""
+class PackSource:
+    """Gives further packs while others run. ``busy``: names of jobs that run, or are to."""
 
     def further(self, busy: Collection[str]) -> Sequence[PlannedPack]:
-        """Return packs that are to run as well; ``busy``: names of jobs that run, or are to."""
+        """Return packs that are to run as well; asked at the beginning and when one has ended."""
+        return ()
+
+    def meanwhile(self, busy: Collection[str]) -> Sequence[PlannedPack]:
+        """Return packs that are to run as well; asked often while no pack is queued or has ended,
+        so it has to be quick.
+        """
+        return ()
 
 
 def run_packs(
@@ -68,8 +74,8 @@ def run_packs(
 ) -> PacksEnd:
     """Run packs, those that the executor already runs, and what is left of killed ones.
 
-    ``source`` is asked for further packs at the beginning and whenever one has ended. Raises
-    ``KeyboardInterrupt`` after all jobs have saved their work.
+    ``source``: gives further ones. Raises ``KeyboardInterrupt`` after all jobs have saved their
+    work.
     """
     queue = deque(packs)
     tries: dict[str, int] = {}  # how often each job was tried
@@ -96,8 +102,9 @@ def run_packs(
                     set_end(end.pack.jobs, State.stopped, _INTERRUPTED)
                     raise KeyboardInterrupt
                 queue.extend(packs_for_unfinished(end.pack, end.code, tries, options, end.why))
-            if ended and source is not None:
-                queue.extend(source.further(_names([*queue, *executor.running()])))
+            if source is not None and (ended or not queue):
+                busy = _names([*queue, *executor.running()])
+                queue.extend(source.further(busy) if ended else source.meanwhile(busy))
             if not ended and not waits and not queue:
                 break
             if not ended:

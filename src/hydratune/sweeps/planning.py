@@ -46,6 +46,9 @@ class PlannedPack:
     failed: tuple[str, ...] = ()  # names of jobs that have failed and only count in the halving
     # names of jobs -> rungs that halving has let them pass; None: the pack itself decides
     passed: Mapping[str, int] | None = None
+    # names of all jobs that are judged together by asha, in their order, where other packs have
+    # some of them; empty: no other pack has
+    group: tuple[str, ...] = ()
     # runs the only job, which cannot share a process; empty: the process of a pack runs the jobs
     command: tuple[str, ...] = ()
 

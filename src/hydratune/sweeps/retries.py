@@ -77,8 +77,7 @@ def packs_for_unfinished(
     waiting = [name for name, state in states.items() if state is State.waiting]
     together = options.is_halving and pack.passed is None  # the pack judges its jobs itself
     if pack.passed is not None:  # jobs that have reached their rung
-        paused = {name for name, job in jobs.items() if job.status.outcome is Outcome.paused}
-        waiting = [name for name in waiting if name not in paused]
+        waiting = [name for name in waiting if not _has_reached_rung(jobs[name], pack.passed)]
     title = pack.title.partition(":")[0].partition(" of ")[0].removesuffix(", again")
     if not running and not waiting:
         return _pack_of_substitutes(pack, title) if code and together else []
@@ -154,6 +153,12 @@ def _pack_of_substitutes(pack: PlannedPack, title: str) -> list[PlannedPack]:
         return []
     title = f"{title}, again: in place of jobs that failed"
     return [PlannedPack(title, pack.jobs, pack.together, failed)]
+
+
+def _has_reached_rung(job: PlannedJob, passed: Mapping[str, int]) -> bool:
+    """Return whether a job is paused at a rung that its pack was to train it to."""
+    status = job.status
+    return status.outcome is Outcome.paused and len(status.rungs) > passed.get(job.name, 0)
 
 
 def _failed(pack: PlannedPack) -> tuple[str, ...]:

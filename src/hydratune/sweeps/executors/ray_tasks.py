@@ -7,7 +7,7 @@ continues them. What a pack prints comes to the driver through Ray, as what its 
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,7 @@ class RayExecutor:
         self._tasks: list[_Task] = []
         self._lost: Counter[str] = Counter()  # job -> how often its node was lost
         self._board: ProgressTable | None = None
+        self._jobs = jobs
         with ExitStack() as stack:
             stack.callback(RayCluster(settings).close)
             self._resources = self._resources_of_pack(jobs)
@@ -100,6 +101,7 @@ class RayExecutor:
         with self._closing:
             if self._tasks:
                 self.cancel()
+            self._show_ends(self._jobs.values(), after="paused")  # those halved after their pack
 
     def submit(self, packs: Sequence[PlannedPack]) -> None:
         import ray
@@ -139,7 +141,7 @@ class RayExecutor:
             if end is not None:
                 self._tasks.remove(task)
                 task.forget()
-                self._show_ends(task.pack)
+                self._show_ends(task.pack.jobs)
                 ended.append(end)
         return ended
 
@@ -159,11 +161,16 @@ class RayExecutor:
             task.forget()
         self._tasks = []
 
-    def _show_ends(self, pack: PlannedPack) -> None:
-        """Show on the terminal what became of jobs, also of those that were halved since."""
+    def _show_ends(self, jobs: Iterable[PlannedJob], after: str = "") -> None:
+        """Show on the terminal what became of jobs, also of those that were halved since.
+
+        ``after``: only of those that are shown in this state.
+        """
         if self._board is None:
             return
-        for job in pack.jobs:
+        for job in jobs:
+            if after and self._board.lines[job.name].state != after:
+                continue
             if job.status.state in (State.finished, State.failed, State.stopped):
                 self._board.ended(job.name, job.status)
 

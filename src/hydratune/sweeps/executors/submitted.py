@@ -38,6 +38,7 @@ def read_submitted(folder: Path, jobs: Mapping[str, PlannedJob]) -> list[Submitt
                 entry["together"],
                 tuple(entry["failed"]),
                 entry["passed"],
+                tuple(entry.get("group", ())),  # an older version has none
                 tuple(entry["command"]),
             )
             found.append(SubmittedPack(entry["job_id"], pack))
@@ -54,6 +55,7 @@ def add_submitted(folder: Path, submitted: Sequence[SubmittedPack]) -> None:
             "together": item.pack.together,
             "failed": list(item.pack.failed),
             "passed": None if item.pack.passed is None else dict(item.pack.passed),
+            "group": list(item.pack.group),
             "command": list(item.pack.command),
         }
         for item in submitted

@@ -14,7 +14,7 @@ from hydratune.records.status import Outcome
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.in_packs import pack_of_one, packs_of_batch
 from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.pack_processes import create_executor, run_packs
+from hydratune.sweeps.pack_processes import PackSource, create_executor, run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
 from hydratune.sweeps.search.settings import Search
 from hydratune.sweeps.search.trials import (
@@ -69,7 +69,7 @@ class _Batch:
 
 
 @dataclass
-class _Batches:
+class _Batches(PackSource):
     """The batches that have not ended, as the source of the packs of an executor."""
 
     search: Search
