@@ -1,94 +1,23 @@
-"""Searches over an executor: a batch for each pack that can run, the next when one has ended.
-
-The executor is played: its packs write what a formula says instead of training.
-"""
+"""Searches over an executor: a batch for each pack that can run, the next when one has ended."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hydratune.sweeps.executors.executor import EndedPack
-from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.planning import PlannedJob, PlannedPack
 from hydratune.sweeps.search import slots
-from search_cases import formula_runner, load_study, trial_states
+from played_cluster import Cluster, played
+from search_cases import load_study, trial_states
 
 Command = Callable[..., tuple[int, str]]
-RUN = formula_runner()
-
-
-@dataclass
-class Cluster:
-    """A cluster whose last pack ends first; packs outlive the command that submitted them."""
-
-    running: list[tuple[str, ...]] = field(default_factory=list)  # names of the jobs of each pack
-    log: list[str] = field(default_factory=list)
-    most: int = 0  # packs that ran at a time
-    ends: int = sys.maxsize  # packs after whose end the command is killed
-    alone: tuple[str, ...] = ()  # jobs that their pack cannot run
-
-
-class Executor:
-    """Runs packs on a ``Cluster``."""
-
-    def __init__(self, cluster: Cluster, jobs: Mapping[str, PlannedJob]) -> None:
-        self.cluster = cluster
-        left = [tuple(jobs[name] for name in names) for names in cluster.running]
-        self.packs = [PlannedPack("left", some, 1) for some in left]
-
-    def free(self) -> int:
-        return sys.maxsize
-
-    def submit(self, packs: Sequence[PlannedPack]) -> None:
-        for pack in packs:
-            self.packs.append(pack)
-            self.cluster.log.append(f"{pack.title}{' alone' if pack.command else ''}")
-        self._note()
-
-    def running(self) -> Sequence[PlannedPack]:
-        return self.packs
-
-    def ended(self) -> Sequence[EndedPack]:
-        if self.cluster.ends == 0:
-            raise RuntimeError("killed")
-        self.cluster.ends -= 1
-        pack = self.packs.pop()
-        for job in pack.jobs:
-            if job.name in self.cluster.alone and not pack.command:
-                job.record.start()
-                job.record.change_status(lambda status: status.leave_pack("it draws numbers"))
-            else:
-                RUN(None, job)
-        self.cluster.log.append(f"end of {', '.join(job.name for job in pack.jobs)}")
-        self._note()
-        return [EndedPack(pack, 0)]
-
-    def cancel(self) -> None:
-        self.packs.clear()
-
-    def close(self) -> None:
-        self.cluster.log.append("closed")
-
-    def _note(self) -> None:
-        names = [tuple(job.name for job in pack.jobs) for pack in self.packs]
-        self.cluster.running, self.cluster.most = names, max(self.cluster.most, len(names))
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    pytest.importorskip("submitit")
-    played = Cluster()
-
-    def create(
-        _: Path, options: PackOptions, gpus: Sequence[str], jobs: Mapping[str, PlannedJob]
-    ) -> Executor:
-        return Executor(played, jobs)
-
-    monkeypatch.setattr(slots, "create_executor", create)
-    return played
+    cluster = Cluster()
+    monkeypatch.setattr(slots, "create_executor", played(cluster))
+    return cluster
 
 
 def words(folder: Path, *more: str, trials: int = 8) -> list[str]:

@@ -1,7 +1,7 @@
 """The agents of a driver of a W&B sweep, with a scripted server."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
@@ -58,7 +58,7 @@ def agents(*answers: Any) -> tuple[Agents, ScriptedServer]:
     return Agents(server, SWEEP), server  # type: ignore[arg-type]  # what a driver uses of it
 
 
-def taken(asked: Agents, count: int, busy: int = 0) -> list[str]:
+def taken(asked: Agents, count: int, busy: Collection[str] = ()) -> list[str]:
     """Return the ids of the runs that are taken."""
     trials: list[WandbTrial] = []
     asked.take(count, trials, busy)
@@ -89,10 +89,22 @@ def test_an_agent_may_be_given_several_trials() -> None:
 
 def test_trials_that_are_resumed_leave_the_other_agents_free() -> None:
     asked, server = agents(run("c"), [], [], [])
-    assert taken(asked, 2, busy=2) == ["c"]
+    assert taken(asked, 2, busy=["a", "b"]) == ["c"]
     assert server.registered == 4  # two have resumed trials, and one gets none
     asked, server = agents([], [], [])
-    assert taken(asked, 1, busy=1) == []  # it does not wait: there is something to run
+    assert taken(asked, 1, busy=["a"]) == []  # it does not wait: there is something to run
+
+
+def test_runs_of_several_batches_have_agents_of_their_own() -> None:
+    """While a batch runs, those of another one, resumed or new, are not given its agents."""
+    asked, server = agents(run("c"), run("d"), run("e"))
+    with asked.reporting(["a", "b"], lambda run_id: True, lambda run_id: None):
+        assert taken(asked, 1) == ["c"]
+        with asked.reporting(["c", "x"], lambda run_id: True, lambda run_id: None):
+            assert server.registered == 4
+    used = {run_id: agent for agent, run_id in server.heartbeats if run_id}
+    assert len({*used.values()}) == len(used)
+    assert taken(asked, 2) == ["d", "e"] and server.registered == 4  # all are free again
 
 
 def test_a_paused_sweep_is_waited_for(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,21 +1,16 @@
-"""Batches of a search on an executor: as many at a time as packs can run there.
-
-When a batch has ended, its trials are reported to the study, and the next batch is asked for
-without waiting for the others. With halving, the trials of a batch are judged together.
-"""
+"""Batches of a search on an executor; those that have ended are reported to the study."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from hydratune.experiment.interrupts import listen
-from hydratune.records.status import Outcome
 from hydratune.sweeps.executors.executor import Executor
-from hydratune.sweeps.in_packs import pack_of_one, packs_of_batch
+from hydratune.sweeps.in_packs import packs_of_batch
 from hydratune.sweeps.options import PackOptions
-from hydratune.sweeps.pack_processes import PackSource, create_executor, run_packs
-from hydratune.sweeps.planning import PlannedJob, PlannedPack
+from hydratune.sweeps.pack_processes import create_executor, run_packs
+from hydratune.sweeps.planning import PlannedPack
 from hydratune.sweeps.search.settings import Search
 from hydratune.sweeps.search.trials import (
     BATCH,
@@ -30,7 +25,10 @@ from hydratune.sweeps.search.trials import (
     title,
     write_jobs,
 )
+from hydratune.sweeps.slots import Batch, Slots
 from hydratune.sweeps.trial_locks import sweep_lock
+
+_Batch = Batch[HeldTrial]
 
 
 def run_in_slots(search: Search, options: PackOptions) -> None:
@@ -50,101 +48,42 @@ def run_in_slots(search: Search, options: PackOptions) -> None:
         jobs = {job.name: job for batch in batches for job in batch.jobs}
         executor = create_executor(search.folder, options, [], jobs)
         at_end.callback(executor.close)
-        source = _Batches(search, options, executor, batches)
+        source = _Trials(search, options, executor, batches)
         run_packs(search.folder, [], options, executor, source)
 
 
-@dataclass
-class _Batch:
-    """Trials that were asked for together."""
+class _Trials(Slots[HeldTrial]):
+    """The batches of a search."""
 
-    held: list[HeldTrial]
-    jobs: list[PlannedJob] = field(default_factory=list)  # those whose settings are right
-    is_submitted: bool = False  # by this command
-    alone: set[str] = field(default_factory=set)  # names of jobs that have been run alone
+    def __init__(
+        self, search: Search, options: PackOptions, executor: Executor, open_: list[_Batch]
+    ) -> None:
+        super().__init__(search.context, options, search.settings.batch, open_)
+        self._search, self._executor = search, executor
 
-    @property
-    def names(self) -> set[str]:
-        return {str(trial.number) for trial, _ in self.held}
+    def name(self, trial: HeldTrial) -> str:
+        return str(trial[0].number)
 
+    def take(self, batch: _Batch) -> None:
+        with sweep_lock(self._search.folder):
+            take_new(self._search, batch.held)
+            write_jobs(self._search, [trial for trial, _ in batch.held])
+        batch.jobs = compose(self._search, [trial for trial, _ in batch.held])
 
-@dataclass
-class _Batches(PackSource):
-    """The batches that have not ended, as the source of the packs of an executor."""
-
-    search: Search
-    options: PackOptions
-    executor: Executor
-    open: list[_Batch]
-
-    def further(self, busy: Collection[str]) -> Sequence[PlannedPack]:
-        """Report the batches that have ended, and return the packs of those that begin."""
-        packs: list[PlannedPack] = []
-        for batch in list(self.open):
-            if batch.is_submitted and not batch.names & set(busy):
-                alone = self._alone(batch)
-                packs += alone
-                if not alone:
-                    self._end(batch)
-        while self._running(busy) < (self.options.executor.divides_into or 1):
-            following = self._next(busy)
-            if following is None:
-                break
-            following.is_submitted = True
-            begun = self._begin(following)
-            packs += begun
-            if not begun:
-                self._end(following)
-        return packs
-
-    def _running(self, busy: Collection[str]) -> int:
-        """Return into how many packs the batches that run were divided."""
-        running = [batch for batch in self.open if batch.is_submitted or batch.names & set(busy)]
-        size = self.options.pack_size or self.search.settings.batch
-        return sum(-(-len(batch.held) // size) for batch in running)
-
-    def _next(self, busy: Collection[str]) -> _Batch | None:
-        """Return the batch that begins now: one that a killed driver has left, or a new one."""
-        for batch in self.open:
-            if not batch.is_submitted and not batch.names & set(busy):
-                return batch
-        batch = _Batch([])
-        self.open.append(batch)
-        with sweep_lock(self.search.folder):
-            take_new(self.search, batch.held)
-            write_jobs(self.search, [trial for trial, _ in batch.held])
-        if not batch.held:
-            self.open.remove(batch)
-            return None
-        batch.jobs = compose(self.search, [trial for trial, _ in batch.held])
-        return batch
-
-    def _begin(self, batch: _Batch) -> list[PlannedPack]:
-        """Return the packs of a batch; none if all its trials have run."""
-        jobs = jobs_to_run(self.search, batch.jobs)
+    def begin(self, batch: _Batch) -> list[PlannedPack]:
+        search, options = self._search, self.options
+        jobs = jobs_to_run(search, batch.jobs)
         if not jobs:
             return []
-        search = self.search
-        packs = packs_of_batch(search.context, search.folder, jobs, self.options, self.executor)
+        packs = packs_of_batch(search.context, search.folder, jobs, options, self._executor)
         return [
             pack if pack.command else replace(pack, title=title(search, pack.jobs))
             for pack in packs
         ]
 
-    def _alone(self, batch: _Batch) -> list[PlannedPack]:
-        """Return a pack for each job of a batch of which its pack said that it must run alone."""
-        chosen = [
-            job
-            for job in batch.jobs
-            if job.status.outcome is Outcome.cannot_share_pack and job.name not in batch.alone
-        ]
-        batch.alone |= {job.name for job in chosen}
-        return [pack_of_one(self.search.context, job) for job in chosen]
-
-    def _end(self, batch: _Batch) -> None:
-        self.open.remove(batch)
+    def end(self, batch: _Batch) -> None:
         for trial, lock in batch.held:
-            report(self.search, trial)
+            report(self._search, trial)
             lock.release()
 
 

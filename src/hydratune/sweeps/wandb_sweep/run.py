@@ -41,6 +41,7 @@ from hydratune.sweeps.wandb_sweep.agents import Agents
 from hydratune.sweeps.wandb_sweep.check import Explain, check_trials, pack_options
 from hydratune.sweeps.wandb_sweep.definition import SweepDefinition, read_definition, read_file
 from hydratune.sweeps.wandb_sweep.settings import SWEEPER, CheckedSweep, WandbSweepSettings
+from hydratune.sweeps.wandb_sweep.slots import run_in_slots
 from hydratune.sweeps.wandb_sweep.trials import run_batch, unfinished
 from hydratune.tracking.wandb_sweep import StoredSweep, SweepServer, parse_sweep
 from hydratune.wording import counted, named, noun_for
@@ -271,7 +272,12 @@ def _refuse_other_contents(folder: Path, place: WandbSweep | None) -> None:
 
 
 def _run_trials(sweep: CheckedSweep, agents: Agents) -> list[str]:
-    """Run one batch after the other; return the names of the trials, resumed ones included."""
+    """Run all batches; return the names of the trials, resumed ones included.
+
+    On an executor, a batch begins when one of the others has ended, else when the last has.
+    """
+    if sweep.packing is not None and sweep.packing.executor.runs_alone_jobs:
+        return run_in_slots(sweep, agents, sweep.packing, _have_failed)
     count = math.inf if sweep.settings.count is None else sweep.settings.count
     names: list[str] = []
     while len(names) < count:
@@ -281,12 +287,19 @@ def _run_trials(sweep: CheckedSweep, agents: Agents) -> list[str]:
             break
         names += batch
         states = [sweep.record(name).read_status().state for name in names]
-        if len(names) >= _FAILURES and set(states) == {State.failed}:
-            console.print(
-                f"[red]the first {counted(len(names), 'trial')} have all failed: this driver ends"
-            )
+        if _have_failed(states):
             break
     return names
+
+
+def _have_failed(states: Sequence[State | None]) -> bool:
+    """Return whether the first trials, which have these states, have all failed, and say so."""
+    if len(states) < _FAILURES or set(states) != {State.failed}:
+        return False
+    console.print(
+        f"[red]the first {counted(len(states), 'trial')} have all failed: this driver ends"
+    )
+    return True
 
 
 def describe_call(resumed: Sequence[str], *, had_ended: bool, has_file: bool) -> str:

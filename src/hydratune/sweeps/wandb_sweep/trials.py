@@ -4,8 +4,8 @@ Trial k is the run in folder k; sweep.json has the id of its run in W&B. Several
 the folder, and others the sweep from elsewhere.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from filelock import FileLock
@@ -47,8 +47,8 @@ def run_batch(sweep: CheckedSweep, agents: Agents, limit: int) -> list[str]:
     held: list[HeldTrial] = []
     try:
         with sweep_lock(sweep.folder):
-            _take_unfinished(sweep, limit, held)
-        _take_new(sweep, agents, limit, held)
+            take_unfinished(sweep, limit, held)
+        take_new(sweep, agents, limit, held)
         if held:
             _run(sweep, agents, held)
     finally:
@@ -71,7 +71,7 @@ def has_ended(sweep: CheckedSweep, name: str) -> bool:
     return stopped and name in stop_requests(sweep.folder)
 
 
-def _take_unfinished(sweep: CheckedSweep, limit: int, held: list[HeldTrial]) -> None:
+def take_unfinished(sweep: CheckedSweep, limit: int, held: list[HeldTrial]) -> None:
     """Append the trials that no driver runs, at most ``limit``."""
     for job in unfinished(sweep):
         if len(held) == limit:
@@ -87,11 +87,21 @@ def _take_unfinished(sweep: CheckedSweep, limit: int, held: list[HeldTrial]) -> 
         held.append(HeldTrial(job, trial, lock))
 
 
-def _take_new(sweep: CheckedSweep, agents: Agents, limit: int, held: list[HeldTrial]) -> None:
-    """Append trials that the server hands out, up to ``limit`` in all."""
+def take_new(
+    sweep: CheckedSweep,
+    agents: Agents,
+    limit: int,
+    held: list[HeldTrial],
+    others: Sequence[HeldTrial] = (),
+) -> None:
+    """Append trials that the server hands out, up to ``limit`` in all.
+
+    ``others``: trials that this driver runs beside them.
+    """
     trials: list[WandbTrial] = []
     try:
-        agents.take(limit - len(held), trials, busy=len(held))
+        busy = [trial.trial.run_id for trial in (*held, *others)]
+        agents.take(limit - len(held), trials, busy)
     finally:  # the server hands out a trial once
         if trials:
             with sweep_lock(sweep.folder):
@@ -116,18 +126,44 @@ def _add(sweep: CheckedSweep, trials: Sequence[WandbTrial], held: list[HeldTrial
 
 def _run(sweep: CheckedSweep, agents: Agents, held: Sequence[HeldTrial]) -> None:
     """Run these trials to their ends."""
-    names = {trial.trial.run_id: trial.job.name for trial in held}
-    section(f"{named('trial', list(names.values()))} of W&B sweep {sweep.place.id}")
+    section(title(sweep, [trial.job for trial in held]))
+    jobs = compose(sweep, held)
+    with reporting(sweep, agents, held):
+        run_jobs(sweep.context, sweep.folder, jobs, sweep.packing)
+    note_stopped(sweep, jobs)
+
+
+def title(sweep: CheckedSweep, jobs: Sequence[SweepJob | PlannedJob]) -> str:
+    """Return a title for trials that are run together."""
+    return f"{named('trial', [job.name for job in jobs])} of W&B sweep {sweep.place.id}"
+
+
+def compose(sweep: CheckedSweep, held: Sequence[HeldTrial]) -> list[PlannedJob]:
+    """Return the jobs of the trials whose settings are right; the others fail."""
     jobs = [job for trial in held if (job := _compose(sweep, trial)) is not None]
     for job in jobs:
         refuse_other_settings(job)
+    return jobs
+
+
+@contextmanager
+def reporting(sweep: CheckedSweep, agents: Agents, held: Sequence[HeldTrial]) -> Iterator[None]:
+    """Report inside the block that these trials run, and stop those that W&B stops."""
+    names = {trial.trial.run_id: trial.job.name for trial in held}
 
     def stop(run_id: str) -> None:
         request_stop(sweep.folder, names[run_id])
 
     with agents.reporting(list(names), lambda run_id: _may_run(sweep, names[run_id]), stop):
-        run_jobs(sweep.context, sweep.folder, jobs, sweep.packing)
-    for job in jobs:  # those in a process of their own are stopped by the client itself
+        yield
+
+
+def note_stopped(sweep: CheckedSweep, jobs: Sequence[PlannedJob]) -> None:
+    """Write down which of these jobs, whose processes have ended, the user has stopped.
+
+    Those in a process of their own are stopped by the client itself.
+    """
+    for job in jobs:
         if job.status.outcome in (Outcome.stopped, Outcome.cannot_share_pack):
             request_stop(sweep.folder, job.name)
 
