@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from hydratune.experiment.interrupts import listen
 from hydratune.records.status import Outcome
 from hydratune.sweeps.executors.executor import Executor
-from hydratune.sweeps.in_packs import pack_of_one, packs_of_batch
+from hydratune.sweeps.in_packs import packs_of_batch
+from hydratune.sweeps.job_processes import pack_of_one
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_processes import PackSource, create_executor, run_packs
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
