@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from run_files import assert_same_run, offline_environment, states, status
+from run_files import assert_same_run, history, offline_environment, states, status
 
 SECONDS = 1800.0
 # as in /proc/net/tcp and tcp6
@@ -107,3 +107,12 @@ def assert_same_sweep(ours: Path, theirs: Path) -> None:
         assert (a.get("rungs"), a.get("halved")) == (b.get("rungs"), b.get("halved"))
         if state == "finished":
             assert_same_run(ours / name, theirs / name)
+
+
+def assert_same_curves(ours: Path, theirs: Path) -> None:
+    """Compare the losses of the jobs of two sweeps as far as both have trained them."""
+    assert states(ours).keys() == states(theirs).keys()
+    for name in states(ours):
+        curves = [[row["train/loss"] for row in history(p / name)] for p in (ours, theirs)]
+        common = min(map(len, curves))
+        assert common and curves[0][:common] == curves[1][:common]

@@ -15,7 +15,7 @@ from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import SweepJob
 from hydratune.settings.commands import Resume
-from hydratune.sweeps import in_packs, pack_processes
+from hydratune.sweeps import in_packs, job_processes, pack_processes
 from hydratune.sweeps.executor_options import SlurmOptions
 from hydratune.sweeps.executors import slurm, submitted
 from hydratune.sweeps.executors.slurm_job import result_file
@@ -458,10 +458,10 @@ def test_a_job_that_is_begun_anew_is_so_once(tmp_path: Path, settings: Any) -> N
     job.record.start()
     job.record.history_file.write_text("step\n")
     never = PlannedJob(job.job, job.record, compose("resume=never"), job.composed)
-    begun = in_packs._begun_anew(never, ())
+    begun = job_processes.begun_anew(never, ())
     assert begun.settings.resume is Resume.auto and not job.record.history_file.exists()
     assert (job.record.path / "previous" / "history.csv").is_file()
-    assert in_packs._begun_anew(never, {"0"}) is never
+    assert job_processes.begun_anew(never, {"0"}) is never
 
 
 def test_packs_of_other_jobs_are_not_picked_up(tmp_path: Path, settings: Any) -> None:

@@ -4,15 +4,27 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from conftest import SMALL
+from hydratune.records.run_directory import RunDirectory, alone
+from hydratune.records.status import Outcome
+from hydratune.records.sweep import SweepJob
 from hydratune.sweeps import joining
+from hydratune.sweeps.executors.executor import EndedPack
 from hydratune.sweeps.halving import HalvingScheduler, JobState
+from hydratune.sweeps.joined_packs import JoinedPacks
+from hydratune.sweeps.options import PackOptions
+from hydratune.sweeps.pack_processes import PacksEnd, run_packs
+from hydratune.sweeps.planning import PlannedJob, PlannedPack
 from run_files import assert_same_run, offline_environment, states, status
 from sweep_driver import Driver
+from test_config import compose
+from test_executors import finish, jobs_in, options
 
 LONG = (
     *(s for s in SMALL if not s.startswith(("data.batch_size", "trainer.max_steps"))),
@@ -45,6 +57,80 @@ def test_an_added_job_is_run_by_a_thread_that_waits() -> None:
     for name in "ab":
         scheduler.end(name, JobState.finished)
     assert names == ["b"] and scheduler.next_job() is None
+
+
+class Cluster:
+    """An executor on which the jobs of the sweep end only after an added one has."""
+
+    def __init__(self) -> None:
+        self.packs: list[PlannedPack] = []
+        self.seen: list[list[str]] = []
+
+    def free(self) -> int:
+        return 9
+
+    def submit(self, packs: Sequence[PlannedPack]) -> None:
+        self.packs += packs
+        self.seen.append([job.name for pack in self.packs for job in pack.jobs])
+
+    def running(self) -> Sequence[PlannedPack]:
+        return self.packs
+
+    def ended(self) -> Sequence[EndedPack]:
+        added = [pack for pack in self.packs if pack.jobs[0].name.startswith("a")]
+        ended = added or (self.packs if len(self.seen) > 1 else [])
+        self.packs = [pack for pack in self.packs if pack not in ended]
+        for job in (job for pack in ended for job in pack.jobs):
+            finish(job)
+        return [EndedPack(pack, 0) for pack in ended]
+
+    def cancel(self) -> None:
+        self.packs = []
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_driver_on_a_cluster_submits_added_jobs_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(joining, "_PATIENCE_ELSEWHERE", 60.0)
+    jobs, context = jobs_in(tmp_path, compose(), 2), cast(Any, None)
+    added = [
+        PlannedJob(
+            SweepJob(name, (), {}), RunDirectory(tmp_path / name), job.settings, job.composed
+        )
+        for job, name in zip(jobs, ("a1-0", "a1-1"), strict=True)
+    ]
+    packing, cluster, taken = options(at_once=2), Cluster(), []
+    thread = threading.Thread(target=lambda: taken.extend(joining.offer(tmp_path, added, packing)))
+    thread.start()
+    source = JoinedPacks(context, tmp_path, packing)
+    pack = PlannedPack("pack 1", tuple(jobs), 2)
+    assert run_packs(tmp_path, [pack], packing, cluster, source) is PacksEnd.over
+    thread.join(60)
+    assert taken == ["a1-0", "a1-1"] and cluster.seen[-1] == ["0", "1", "a1-0", "a1-1"]
+    assert "a1-0, a1-1 was added, and is run beside the others" in capsys.readouterr().out
+    assert set(states(tmp_path).values()) == {"finished"} and len(states(tmp_path)) == 4
+    assert (tmp_path / "a1-0" / ".hydra" / "overrides.yaml").is_file()
+    # what is finished is not offered, and nothing with other settings of the cluster is taken
+    monkeypatch.setattr(joining, "_PATIENCE_ELSEWHERE", 0.0)
+    assert joining.offer(tmp_path, added, packing) == []
+    (tmp_path / ".join" / "a1-0").write_text(joining.key_of_driver(packing))
+    assert joining.take(tmp_path, joining.key_of_driver(options(at_once=3))) == []
+    assert source.meanwhile(()) == ()  # its settings are not there
+    assert "a1-0 was added, and cannot be read" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_job_that_runs_is_not_offered_again(tmp_path: Path) -> None:
+    (job,) = jobs_in(tmp_path, compose(), 1)
+    job.record.path.mkdir()
+    job.record.start()
+    assert not joining.is_running(job)  # its process was killed
+    with alone(job.record.path):
+        assert joining.is_running(job) and joining.offer(tmp_path, [job], PackOptions()) == []
+    assert job.status.outcome is Outcome.running
 
 
 def add(folder: Path, *words: str) -> str:

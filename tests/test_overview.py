@@ -416,7 +416,8 @@ def test_added_jobs_that_were_asked_to_stop_do_not_start(
     monkeypatch.setattr(added_jobs.subprocess, "Popen", started.append)
     monkeypatch.setattr(added_jobs, "wait", lambda _: 0)
     pytest.importorskip("submitit")
-    cluster = "hydra/launcher/executor=slurm"  # whose packs no job joins
+    monkeypatch.setattr(joining, "_PATIENCE_ELSEWHERE", 0.0)
+    cluster = "hydra/launcher/executor=slurm"  # no command takes jobs for it
     with FileLock(grid / ".lock"):
         for words in (["optimizer.lr=1", "like=0"], ["optimizer.lr=2,3", "like=0"]):
             assert hydratune("add", str(grid), *words, cluster)[0] == 0

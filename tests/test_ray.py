@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from conftest import SMALL
+from hydratune.sweeps.stop_requests import request_stop
+from run_files import states
 from search_cases import SPACE, assert_study_is_that_of_the_runs
-from sweep_driver import LOOPBACK, Driver, assert_same_sweep
+from sweep_driver import LOOPBACK, Driver, assert_same_curves, assert_same_sweep
+from test_joining import add
 
 pytestmark = pytest.mark.slow
 RUN = (
@@ -77,6 +80,14 @@ def test_halving_over_ray_equals_local_with_a_worker_and_a_pack_killed(tmp_path:
     assert_same_sweep(here.folder, local.folder)
     assert ranking(text) == ranking(local.log.read_text())
 
+    asha = Driver(tmp_path / "asha", *words, *RAY, "hydra.launcher.halving.kind=asha")
+    asha.until(lambda: any(asha.steps(n) > 10 for n in range(12)) and asha.packs())
+    os.kill(asha.packs()[0], signal.SIGKILL)
+    text = asha.end()
+    assert "12 of 12 jobs in 2 packs, judged together" in text and "tried again" in text
+    assert "finished" in states(asha.folder).values()
+    assert_same_curves(asha.folder, local.folder)
+
 
 def ranking(text: str) -> str:
     """Return the first table of the ranking, in which there are no costs."""
@@ -137,6 +148,25 @@ def test_a_search_runs_a_batch_in_each_slot(tmp_path: Path) -> None:
     text = driver.end()
     assert [f"trials {n}, {n + 1} of 6" in text for n in (0, 2, 4)] == [True] * 3
     assert_study_is_that_of_the_runs(tmp_path / "ray", 6)
+    until_gone(driver)
+
+
+def test_an_added_job_runs_beside_the_others(tmp_path: Path) -> None:
+    words = (*RUN, "trainer.max_epochs=60", "optimizer.lr=1e-3,1e-2", *RAY)
+    driver = Driver(tmp_path / "ray", *words, "hydra.launcher.pack_size=2")
+    driver.until(lambda: driver.steps(0) > 3)
+    lines = add(driver.folder, "optimizer.lr=3e-3,5e-3", "like=0", "trainer.max_epochs=8")
+    assert "as a pack beside the others: job a1-0, a1-1" in " ".join(lines.split())
+    history = driver.folder / "a1-1" / "history.csv"
+    driver.until(lambda: history.is_file() and len(history.read_text().splitlines()) > 3)
+    request_stop(driver.folder, "a1-1")
+    driver.until(lambda: states(driver.folder).get("a1-1") == "stopped")
+    driver.until(lambda: states(driver.folder).get("a1-0") == "finished")
+    assert states(driver.folder)["0"] == "running"
+    text = driver.end()
+    assert "job a1-0, a1-1 was added, and is run beside the others" in text
+    assert "jobs were added while the sweep ran" not in text
+    assert "a1-0" in ranking(text) and "stopped" in ranking(text)
     until_gone(driver)
 
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
-from hydratune.records.status import Rung, State, Status
+from hydratune.records.status import Outcome, Rung, State, Status
 from hydratune.records.sweep import SweepJob
 from hydratune.sweeps.halving import HalvingScheduler, JobState, RoundScheduler
 from hydratune.sweeps.halving_records import restore
@@ -102,6 +102,10 @@ def test_jobs_that_were_stopped_at_a_rung_are_judged_by_every_later_round(tmp_pa
         job.record.change_status(Status.pause)
     assert judge(jobs, halving, is_first=False) == {"a": 1}
     assert all(job.status.halved for job in jobs[1:])
+    jobs[0].record.end(State.failed, "it cannot")
+    assert judge(jobs, halving, is_first=False) == {"b": 1}
+    # if its pack is killed, it is tried again as any other job, and not without end
+    assert jobs[1].status.outcome is Outcome.paused and jobs[2].status.halved
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import sweep_driver
 from conftest import SHARED, SMALL
 from run_files import offline_environment, states
 from search_cases import SPACE, assert_study_is_that_of_the_runs
-from sweep_driver import LOOPBACK, SECONDS, assert_same_sweep
+from sweep_driver import LOOPBACK, SECONDS, assert_same_curves, assert_same_sweep
 
 pytestmark = pytest.mark.slow
 SCRIPTS = SHARED / "tools" / "slurm"  # SLURM_CONF of a running cluster is used instead
@@ -95,6 +95,16 @@ def test_halving_over_slurm_equals_local_with_workers_killed(
     second = Driver(tmp_path / "slurm", cluster, *words, *SLURM)
     second.end()
     assert_same_sweep(second.folder, local.folder)
+
+    words = (*words, *SLURM, "hydra.launcher.halving.kind=asha")
+    third = Driver(tmp_path / "asha", cluster, *words)
+    third.until(lambda: any(third.steps(n) > 20 for n in range(12)))
+    third.process.kill()  # its packs continue
+    third.process.wait()
+    text = Driver(tmp_path / "asha", cluster, *words).end()
+    assert "12 of 12 jobs in 2 packs, judged together" in text and "submitted before" in text
+    assert "finished" in states(third.folder).values()
+    assert_same_curves(third.folder, local.folder)
     places = [second.folder, Path(cluster["SLURM_CONF"]).parent]
     files = [file for place in places for file in place.rglob("*") if file.is_file()]
     assert not [file for file in files if CANARY.encode() in file.read_bytes()]

@@ -213,6 +213,10 @@ class Status:
             halved["monitored"] = value
         return self.changed(halved=halved).end(State.stopped, why)
 
+    def resume_halved(self) -> "Status":
+        """Return the status of a run that was halved and is to be continued."""
+        return self.changed(halved=None).wait().pause()
+
     def leave_pack(self, why: str) -> "Status":
         """Return the status of a run that cannot share a pack, and has to run alone."""
         error = f"runs alone: {why}"

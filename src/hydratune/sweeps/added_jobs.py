@@ -7,13 +7,14 @@ process runs the sweep they wait, and it starts them when its own jobs have ende
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from hydratune.console import console
 from hydratune.records.files import Json, read_json, write_json
+from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.sweeps.processes import wait
 from hydratune.sweeps.stop_requests import stop_requests
@@ -89,7 +90,9 @@ def run_waiting(folder: Path) -> list[int]:
         waiting = [
             entry["words"]
             for number, entry in enumerate(entries, 1)
-            if entry["waits"] and f"a{number}" not in stopped
+            if entry["waits"]
+            and f"a{number}" not in stopped
+            and not _is_done(folder, number, names)
         ]
         if any(entry["waits"] for entry in entries):  # the commands that run them start no others
             none = [{**entry, "waits": False} for entry in entries]
@@ -98,6 +101,12 @@ def run_waiting(folder: Path) -> list[int]:
         console.print(f"jobs were added while the sweep ran: {counted(len(waiting), 'command')}")
     add = [sys.executable, "-m", "hydratune", "add", str(folder)]
     return [wait(subprocess.Popen([*add, *words])) for words in waiting]
+
+
+def _is_done(folder: Path, number: int, names: Iterable[str]) -> bool:
+    """Return whether what was typed under ``number`` has been run beside the sweep's own jobs."""
+    own = [RunDirectory(folder / name) for name in names if name.startswith(f"a{number}-")]
+    return bool(own) and all(record.is_finished() for record in own)
 
 
 def _entries(folder: Path) -> list[dict[str, Json]]:

@@ -1,7 +1,7 @@
 """The jobs of a sweep divided among packs, run where the executor runs them."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -10,12 +10,17 @@ from rich.markup import escape
 from hydratune.console import console
 from hydratune.data.quality.skipped import describe_skipped, skipped_for_packages
 from hydratune.records.status import Outcome, State
-from hydratune.settings.commands import Resume
 from hydratune.sweeps.asynchronous import run_asynchronously
 from hydratune.sweeps.devices import visible_gpus
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.executors.submitted import refuse_submitted
-from hydratune.sweeps.job_processes import job_command, run_one_by_one, wait_for_unfinished
+from hydratune.sweeps.job_processes import (
+    begun_anew,
+    pack_of_one,
+    run_one_by_one,
+    wait_for_unfinished,
+)
+from hydratune.sweeps.joined_packs import JoinedPacks
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_processes import PacksEnd, create_executor, run_packs
 from hydratune.sweeps.planning import Plan, PlannedJob, PlannedPack, plan
@@ -63,14 +68,6 @@ def packs_of_batch(
     """
     sweep = _start(context, folder, jobs, options, executor, parts=1)
     return [*_packs(sweep), *_alone_packs(sweep)]
-
-
-def pack_of_one(context: HydraContext, job: PlannedJob) -> PlannedPack:
-    """Return the pack of a job that cannot share a process."""
-    job = _begun_anew(job, ())
-    again = ("resume=auto",) if job.settings.resume is Resume.auto else ()
-    command = (*job_command(context, job), *again)
-    return PlannedPack(f"job {job.name}", (job,), 1, command=command)
 
 
 @dataclass(frozen=True)
@@ -134,11 +131,14 @@ def _run_packs(sweep: _Sweep) -> PacksEnd:
     if sweep.is_judged_in_packs:
         busy = {job.name for pack in executor.running() for job in pack.jobs}
         groups = [[jobs[n] for n in numbers] for numbers in sweep.groups]
-        groups = [[_begun_anew(job, busy) for job in group] for group in groups]
+        groups = [[begun_anew(job, busy) for job in group] for group in groups]
         waits_for_all = options.halving is not None and options.halving.waits_for_all
         run = run_rounds if waits_for_all else run_asynchronously
         return run(sweep.folder, groups, options, executor, more, sweep.parts)
-    return run_packs(sweep.folder, [*_packs(sweep), *more], options, executor)
+    joined = None
+    if options.executor.runs_alone_jobs and not options.is_halving:  # others join packs themselves
+        joined = JoinedPacks(sweep.context, sweep.folder, options)
+    return run_packs(sweep.folder, [*_packs(sweep), *more], options, executor, joined)
 
 
 def _run_alone(sweep: _Sweep) -> PacksEnd:
@@ -173,19 +173,6 @@ def _say_alone(sweep: _Sweep, alone: dict[int, str]) -> None:
     for number, why in alone.items():
         name = escape(sweep.jobs[number].name)
         console.print(f"[dim]job {name} runs alone: {escape(why)}", soft_wrap=True)
-
-
-def _begun_anew(job: PlannedJob, busy: Collection[str]) -> PlannedJob:
-    """Return a job that is resumed whenever a process takes it up again.
-
-    With ``resume=never``, what an earlier command left is moved away here, once. ``busy``: names of
-    jobs that are running.
-    """
-    if job.settings.resume is not Resume.never or job.name in busy:
-        return job
-    if not job.record.is_finished() and job.status.outcome is not Outcome.paused:
-        job.record.clear()
-    return replace(job, settings=replace(job.settings, resume=Resume.auto))
 
 
 def _print_before_packs(
@@ -243,7 +230,7 @@ def _packs(sweep: _Sweep) -> list[PlannedPack]:
         members = numbers if options.is_halving else to_run
         jobs = [sweep.jobs[number] for number in members]
         if options.executor.runs_alone_jobs:
-            jobs = [_begun_anew(job, ()) for job in jobs]
+            jobs = [begun_anew(job, ()) for job in jobs]
         jobs_to_run = counted(len(to_run), "job")
         title = f"pack {count} of {len(divided)}: {jobs_to_run} on one base model"
         packs.append(PlannedPack(title, tuple(jobs), options.jobs_at_once))

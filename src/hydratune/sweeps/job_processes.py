@@ -1,11 +1,12 @@
-"""Runs the jobs of a sweep one after the other, each in a process of its own."""
+"""Jobs of a sweep in processes of their own, run one after the other, or as packs of one."""
 
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from filelock import FileLock, Timeout
 from hydra.types import HydraContext
@@ -13,8 +14,9 @@ from hydra.types import HydraContext
 from hydratune.console import console, section
 from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.status import Outcome, State
+from hydratune.settings.commands import Resume
 from hydratune.settings.secrets import mask
-from hydratune.sweeps.planning import PlannedJob
+from hydratune.sweeps.planning import PlannedJob, PlannedPack
 from hydratune.sweeps.processes import INTERRUPTED, describe_exit, wait
 from hydratune.sweeps.stop_requests import is_to_interrupt, is_to_stop
 
@@ -120,3 +122,24 @@ def wait_for_unfinished(record: RunDirectory) -> None:
                 )
             has_printed = True
             time.sleep(0.5)
+
+
+def pack_of_one(context: HydraContext, job: PlannedJob) -> PlannedPack:
+    """Return the pack of a job that cannot share a process."""
+    job = begun_anew(job, ())
+    again = ("resume=auto",) if job.settings.resume is Resume.auto else ()
+    command = (*job_command(context, job), *again)
+    return PlannedPack(f"job {job.name}", (job,), 1, command=command)
+
+
+def begun_anew(job: PlannedJob, busy: Collection[str]) -> PlannedJob:
+    """Return a job that is resumed whenever a process takes it up again.
+
+    With ``resume=never``, what an earlier command left is moved away here, once. ``busy``: names of
+    jobs that are running.
+    """
+    if job.settings.resume is not Resume.never or job.name in busy:
+        return job
+    if not job.record.is_finished() and job.status.outcome is not Outcome.paused:
+        job.record.clear()
+    return replace(job, settings=replace(job.settings, resume=Resume.auto))

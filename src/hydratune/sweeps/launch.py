@@ -38,7 +38,7 @@ from hydratune.sweeps.job_checks import (
     refuse_other_settings,
 )
 from hydratune.sweeps.job_processes import run_one_by_one, wait_for_unfinished
-from hydratune.sweeps.joining import is_joining, offer
+from hydratune.sweeps.joining import is_joining, is_running, offer
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import SETTINGS_FOLDER
 from hydratune.sweeps.planning import PlannedJob
@@ -124,9 +124,18 @@ def _join(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None)
     """Offer jobs to the process that runs the sweep in ``folder``, and say what became of it."""
     for job in jobs:
         refuse_other_settings(job)
+    done = [job.name for job in jobs if job.record.is_finished() or is_running(job)]
     joined = offer(folder, jobs, options)
-    left = [job.name for job in jobs if job.name not in joined]
-    if joined:
+    left = [job.name for job in jobs if job.name not in (*joined, *done)]
+    if done:
+        console.print(f"finished or running already: job {', '.join(done)}", soft_wrap=True)
+    if joined and options is not None and options.executor.runs_alone_jobs:
+        console.print(
+            f"taken by the command that runs the sweep, as a pack beside the others: job"
+            f" {', '.join(joined)}",
+            soft_wrap=True,
+        )
+    elif joined:
         console.print(f"joined the running pack: job {', '.join(joined)}", soft_wrap=True)
     if left:
         console.print(

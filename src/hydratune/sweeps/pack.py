@@ -194,7 +194,7 @@ def _shared_by_all(arguments: PackArguments) -> str:
     Jobs that are judged together are known from the beginning, and a cluster runs a pack again
     without those that joined it.
     """
-    if arguments.halving.is_on or arguments.parent is None:
+    if arguments.halving.is_on or arguments.is_requeued:
         return ""
     files = map(arguments.settings_file, arguments.names)
     file = next((file for file in files if file.is_file()), None)

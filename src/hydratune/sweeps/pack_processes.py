@@ -59,9 +59,7 @@ class PackSource:
         return ()
 
     def meanwhile(self, busy: Collection[str]) -> Sequence[PlannedPack]:
-        """Return packs that are to run as well; asked often while no pack is queued or has ended,
-        so it has to be quick.
-        """
+        """Return packs that are to run as well; asked often, so it has to be quick."""
         return ()
 
 
@@ -102,7 +100,7 @@ def run_packs(
                     set_end(end.pack.jobs, State.stopped, _INTERRUPTED)
                     raise KeyboardInterrupt
                 queue.extend(packs_for_unfinished(end.pack, end.code, tries, options, end.why))
-            if source is not None and (ended or not queue):
+            if source is not None:
                 busy = _names([*queue, *executor.running()])
                 queue.extend(source.further(busy) if ended else source.meanwhile(busy))
             if not ended and not waits and not queue:

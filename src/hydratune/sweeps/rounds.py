@@ -107,6 +107,9 @@ def judge(
     ]
     restore(scheduler, records, failed)
     names = scheduler.decide()
+    for job in group:
+        if job.name in names and job.status.outcome is Outcome.halved:
+            job.record.change_status(Status.resume_halved)  # tried again if its pack is killed
     return {
         job.name: len(job.status.rungs) if _has_rung(job) else 0
         for job in group

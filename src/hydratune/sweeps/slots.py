@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from hydra.types import HydraContext
 
 from hydratune.records.status import Outcome
-from hydratune.sweeps.in_packs import pack_of_one
+from hydratune.sweeps.job_processes import pack_of_one
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_processes import PackSource
 from hydratune.sweeps.planning import PlannedJob, PlannedPack

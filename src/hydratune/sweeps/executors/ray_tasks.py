@@ -132,6 +132,7 @@ class RayExecutor:
                 name=f"{self._folder.name}: {pack.title}", **self._resources
             ).remote(work)
             self._tasks.append(_Task(pack, news, log, result, progress))
+            self._show_added(pack.jobs)
             console.print(f"Ray task, log {escape(str(relative_path(log)))}", soft_wrap=True)
 
     def ended(self) -> Sequence[EndedPack]:
@@ -160,6 +161,12 @@ class RayExecutor:
                 time.sleep(0.1)
             task.forget()
         self._tasks = []
+
+    def _show_added(self, jobs: Iterable[PlannedJob]) -> None:
+        """Show further jobs on the terminal: trials of a search, and jobs that were added."""
+        for job in jobs:
+            if self._board is not None and job.name not in self._board.lines:
+                self._board.add(job.name)
 
     def _show_ends(self, jobs: Iterable[PlannedJob], after: str = "") -> None:
         """Show on the terminal what became of jobs, also of those that were halved since.
