@@ -236,12 +236,14 @@ def packs_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     import torch
     from lightning.pytorch.trainer import trainer
+    from lightning.pytorch.trainer.connectors import data_connector
 
     from hydratune.sweeps.executors import local
 
     threads = torch.get_num_threads()
     monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=PackHere))
-    monkeypatch.setattr(trainer, "isolate_rng", trainer.isolate_rng)  # a pack replaces it
+    for module, name in ((trainer, "isolate_rng"), (data_connector, "_replace_dunder_methods")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # a pack replaces it
     yield
     torch.set_num_threads(threads)
 

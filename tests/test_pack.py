@@ -8,10 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.trainer import trainer
+from lightning.pytorch.trainer.connectors import data_connector
 from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
 
 from conftest import write_rows
 from hydratune.records.sweep import read_sweep
@@ -91,6 +95,24 @@ def test_a_job_of_a_pack_is_the_same_as_alone_to_the_last_bit(
         assert sorted(p.name for p in (sweep / str(number)).iterdir()) == sorted(
             p.name for p in alone.iterdir()
         )
+
+
+def test_jobs_may_be_asked_for_their_data_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning replaces methods of the class, which another job may find half removed."""
+    from hydratune.sweeps.pack import keep_lightning_from_other_jobs
+
+    for module, name in ((trainer, "isolate_rng"), (data_connector, "_replace_dunder_methods")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    keep_lightning_from_other_jobs()
+    own, seen = dict(vars(DataLoader)), dict[str, Any]()
+
+    class Source:
+        def dataloader(self) -> DataLoader[int]:
+            seen.update(vars(DataLoader))
+            return DataLoader([1, 2])  # type: ignore[arg-type]  # a list is enough
+
+    loader = data_connector._request_dataloader(Source())  # type: ignore[arg-type]  # all it asks
+    assert seen == own == dict(vars(DataLoader)) and list(loader)
 
 
 REAL_TRIALS = {

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 
 import lightning.pytorch.trainer.trainer as lightning_trainer
 import torch
+from lightning.pytorch.trainer.connectors import data_connector
 from rich.markup import escape
 
 from hydratune.console import console, discard_output
@@ -64,9 +65,7 @@ def run(arguments: PackArguments) -> None:
     """
     folder, names = arguments.folder, arguments.names
     torch.set_num_threads(1)
-    # Around its sanity check, which is off, Lightning restores the generators of the process while
-    # another job may draw from them.
-    vars(lightning_trainer)["isolate_rng"] = nullcontext
+    keep_lightning_from_other_jobs()
     resources = _create_resources(arguments)
     records = {name: RunDirectory(folder / name) for name in names}
     monitor = Monitor.read(arguments.monitor)
@@ -91,6 +90,17 @@ def run(arguments: PackArguments) -> None:
         raise KeyboardInterrupt
     if resources.leave_after_step.is_set() and threads.requeue_stopped():
         raise RunInterrupted
+
+
+def keep_lightning_from_other_jobs() -> None:
+    """Switch off what Lightning changes in the whole process while other jobs use it."""
+    # Around its sanity check, which is off, it restores the generators of the process while another
+    # job may draw from them.
+    vars(lightning_trainer)["isolate_rng"] = nullcontext
+    # While it asks a job for its data, it replaces methods of DataLoader, to make a loader again
+    # with another sampler for several devices; of two jobs that are asked at the same time, one
+    # finds methods that the other has removed.
+    vars(data_connector)["_replace_dunder_methods"] = lambda *_: nullcontext()
 
 
 class JobThreads:
