@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow
 
 from hydratune.data.rows import Row
+from hydratune.data.silence import said_if_silent
 from hydratune.data.sources.base import OpenedSource, SourceConfig
 from hydratune.errors import DataError, HydratuneError
 from hydratune.settings.data import DataConfig
@@ -45,7 +46,7 @@ def open_source(config: SourceConfig) -> OpenedSource:
     Raises ``InputError``, also while its rows are read: errors of its files are ``DataError``.
     """
     _refuse_pipes(config)
-    with _readable_files(config):
+    with _readable_files(config), said_if_silent(_name(config)) as waiting, waiting:
         source = config.open()
     rows = {split: _checked(rows, config) for split, rows in source.rows.items()}
     return replace(source, rows=rows)
@@ -64,7 +65,7 @@ def check_first_rows(config: DataConfig) -> None:
     log.setLevel(logging.ERROR)
     try:
         _refuse_pipes(config)
-        with _readable_files(config):
+        with _readable_files(config), said_if_silent(_name(config)) as waiting, waiting:
             config.read_first_rows()
     finally:
         log.setLevel(level)
@@ -72,8 +73,19 @@ def check_first_rows(config: DataConfig) -> None:
 
 def _checked(rows: Iterator[Row], config: SourceConfig) -> Iterator[Row]:
     """Yield the rows of a source. Raises ``DataError`` if a file cannot be read."""
-    with _readable_files(config):
-        yield from rows
+    with _readable_files(config), said_if_silent(_name(config)) as waiting:
+        given = iter(rows)  # a source may have a list
+        while True:
+            with waiting:
+                row = next(given, None)
+            if row is None:
+                return
+            yield row
+
+
+def _name(config: SourceConfig) -> str:
+    """Return the name by which a source is chosen."""
+    return str(getattr(config, "source", type(config).__name__))
 
 
 @contextmanager
