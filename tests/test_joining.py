@@ -14,7 +14,7 @@ from conftest import SMALL
 from hydratune.records.run_directory import RunDirectory, alone
 from hydratune.records.status import Outcome
 from hydratune.records.sweep import SweepJob
-from hydratune.sweeps import joining
+from hydratune.sweeps import joined_packs, joining
 from hydratune.sweeps.executors.executor import EndedPack
 from hydratune.sweeps.halving import HalvingScheduler, JobState
 from hydratune.sweeps.joined_packs import JoinedPacks
@@ -64,6 +64,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.packs: list[PlannedPack] = []
+        self.deadline = time.monotonic() + 60
         self.seen: list[list[str]] = []
 
     def free(self) -> int:
@@ -78,6 +79,7 @@ class Cluster:
 
     def ended(self) -> Sequence[EndedPack]:
         added = [pack for pack in self.packs if pack.jobs[0].name.startswith("a")]
+        assert time.monotonic() < self.deadline
         ended = added or (self.packs if len(self.seen) > 1 else [])
         self.packs = [pack for pack in self.packs if pack not in ended]
         for job in (job for pack in ended for job in pack.jobs):
@@ -119,6 +121,7 @@ def test_a_driver_on_a_cluster_submits_added_jobs_beside_the_others(
     assert joining.offer(tmp_path, added, packing) == []
     (tmp_path / ".join" / "a1-0").write_text(joining.key_of_driver(packing))
     assert joining.take(tmp_path, joining.key_of_driver(options(at_once=3))) == []
+    monkeypatch.setattr(joined_packs, "_MOMENT", 0.0)
     assert source.meanwhile(()) == ()  # its settings are not there
     assert "a1-0 was added, and cannot be read" in " ".join(capsys.readouterr().out.split())
 

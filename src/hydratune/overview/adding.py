@@ -24,8 +24,10 @@ further jobs for a sweep: they are ranked with its own, and in the same W&B grou
   like=JOB       all other settings are those of this job
   from=JOB       likewise, and training begins from its adapter instead of from the base model
 
-If a process runs the sweep, they join its pack where they can share its base model and data;
-others start when its own jobs have ended. The same words, typed again, are the same jobs: what is
+If a process runs the sweep, they join its pack where they can share its base model and data; on a
+cluster the command that waits for the sweep submits them at once, beside the others. What cannot
+join starts when the sweep's own jobs have ended. If no command waits, they are run by this one,
+where the sweep's own run. The same words, typed again, are the same jobs: what is
 finished is not run again.
 """
 _OWN = ("hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra.run")  # settings that are not repeated

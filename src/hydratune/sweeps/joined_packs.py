@@ -1,5 +1,6 @@
 """Jobs that are added to a sweep while its packs run on a cluster, in packs of their own."""
 
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from hydratune.records.run_directory import RunDirectory, RunFile
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import load
 from hydratune.sweeps.job_processes import pack_of_one
-from hydratune.sweeps.joining import key_of_driver, take
+from hydratune.sweeps.joining import key_of_driver, offered, take
 from hydratune.sweeps.options import PackOptions
 from hydratune.sweeps.pack_arguments import PackArguments
 from hydratune.sweeps.pack_processes import PackSource
 from hydratune.sweeps.planning import PlannedJob, PlannedPack, plan
 from hydratune.wording import counted
+
+_MOMENT = 0.5  # seconds in which a command offers all its jobs
 
 
 class JoinedPacks(PackSource):
@@ -27,11 +30,15 @@ class JoinedPacks(PackSource):
     def __init__(self, context: HydraContext, folder: Path, options: PackOptions) -> None:
         self._context, self._folder, self._options = context, folder, options
         self._key = key_of_driver(options)
+        self._seen: list[str] = []  # names of the jobs that were offered at the last look
+        self._seen_at = 0.0  # by the monotonic clock: since when these are
 
     def further(self, busy: Collection[str]) -> Sequence[PlannedPack]:
         return self.meanwhile(busy)
 
     def meanwhile(self, busy: Collection[str]) -> Sequence[PlannedPack]:
+        if not self._all_offered():
+            return ()
         taken = [self._job(name) for name in take(self._folder, self._key) if name not in busy]
         jobs = [job for job in taken if job is not None]
         if not jobs:
@@ -46,6 +53,13 @@ class JoinedPacks(PackSource):
             title = f"added pack: {counted(len(members), 'job')} on one base model"
             packs.append(PlannedPack(title, members, self._options.jobs_at_once))
         return packs
+
+    def _all_offered(self) -> bool:
+        """Return whether jobs are offered, and no more have come for a moment."""
+        names, now = offered(self._folder, self._key), time.monotonic()
+        if names != self._seen:
+            self._seen, self._seen_at = names, now
+        return bool(names) and now - self._seen_at >= _MOMENT
 
     def _job(self, name: str) -> PlannedJob | None:
         try:

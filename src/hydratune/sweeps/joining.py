@@ -68,7 +68,8 @@ def offer(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None)
     ]
     for job in chosen:
         prepare(folder, job, options)
-        (folder / _FOLDER).mkdir(exist_ok=True)
+    (folder / _FOLDER).mkdir(exist_ok=True)
+    for job in chosen:  # soon one after the other, so that a driver sees all of them
         key = key_of_driver(options) if is_elsewhere else shared_by(job.settings)
         write_text(folder / _FOLDER / job.name, key)
     until = time.monotonic() + (_PATIENCE_ELSEWHERE if is_elsewhere else _PATIENCE)
@@ -98,12 +99,21 @@ def key_of_driver(options: PackOptions) -> str:
 def take(folder: Path, shared: str) -> list[str]:
     """Return the names of the offered jobs that share ``shared``; no other process gets them."""
     taken = []
+    for name in offered(folder, shared):
+        with suppress(OSError):  # another process has taken it
+            (folder / _FOLDER / name).unlink()
+            taken.append(name)
+    return taken
+
+
+def offered(folder: Path, shared: str) -> list[str]:
+    """Return the names of the offered jobs that share ``shared``."""
+    names = []
     for file in _offered(folder):
         with suppress(OSError):  # another process has taken it
             if file.read_text("utf-8") == shared:
-                file.unlink()
-                taken.append(file.name)
-    return taken
+                names.append(file.name)
+    return names
 
 
 def _offered(folder: Path) -> list[Path]:
