@@ -4,6 +4,7 @@ import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 from hydratune.errors import ConfigError, Problem
 from hydratune.models.catalogue.entries import Device, devices
@@ -119,6 +120,12 @@ def operations_per_token(needs: Needs) -> float:
 def _flops(device: Device | None) -> tuple[float | None, str]:
     if device is not None:
         return device.flops, device.name
+    return _flops_of_cpu(), "this machine's CPU"
+
+
+@cache
+def _flops_of_cpu() -> float:
+    """Return the arithmetic of this machine, measured once for all trials of a plan."""
     import torch
 
     a = torch.ones(_MATRIX, _MATRIX)
@@ -128,4 +135,4 @@ def _flops(device: Device | None) -> tuple[float | None, str]:
         a @ a
         times.append(time.perf_counter() - began)
     # the fastest one, because other work may have delayed the others
-    return 2 * _MATRIX**3 / min(times), "this machine's CPU"
+    return 2 * _MATRIX**3 / min(times)
