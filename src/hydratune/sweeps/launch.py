@@ -28,6 +28,7 @@ from hydratune.records.sweep import (
     read_wandb_sweep,
     write_sweep,
 )
+from hydratune.settings.registry import override_key
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.added_jobs import has_added_jobs, is_added, run_waiting
 from hydratune.sweeps.executors.submitted import refuse_submitted, submitted_ids
@@ -125,14 +126,16 @@ def _join(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None)
     for job in jobs:
         refuse_other_settings(job)
     joined = offer(folder, jobs, options)
-    left = [job.name for job in jobs if job.name not in joined]
-    if joined:
-        console.print(f"joined the running pack: job {', '.join(joined)}", soft_wrap=True)
-    if left:
-        console.print(
-            f"job {', '.join(left)} is kept: it starts when the sweep's own jobs have ended",
-            soft_wrap=True,
-        )
+    varying = {key for job in read_sweep(folder).values() for key in job.varying}
+    for job in jobs:
+        own = {override_key(word): word.partition("=")[2] for word in job.job.overrides}
+        values = {key: value for key, value in own.items() if key in varying}
+        text = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
+        named = f"job {job.name} ({text})" if text else f"job {job.name}"
+        what = "joined the running pack"
+        if job.name not in joined:
+            what = "is kept: it starts when the sweep's own jobs have ended"
+        console.print(f"{escape(mask(named))} {what}", soft_wrap=True)
 
 
 def run_jobs(

@@ -24,6 +24,7 @@ from hydratune.records.sweep import read_sweep
 from hydratune.settings.monitor import Monitor
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.job_table import JobLine, choose, describe, span, summary, table
+from hydratune.wording import short_value
 
 PROGRESS_VARIABLE = "HYDRATUNE_PROGRESS"  # file for what a driver elsewhere shows
 _STORE_INTERVAL = 2.0  # seconds between two such files
@@ -172,7 +173,7 @@ def _reason(status: Status) -> str:
 def _line(folder: Path, varying: Mapping[str, str], monitor: Monitor) -> JobLine:
     """Return a job as the pack finds it; some have ended before, and count in the halving."""
     record = RunDirectory(folder)
-    words = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varying.items()]
+    words = [f"{key.rsplit('.', 1)[-1]}={short_value(value)}" for key, value in varying.items()]
     settings = mask(", ".join(words))
     if record.is_finished():
         best = RunMetrics.read(record.metrics_file).values.get("objective")
