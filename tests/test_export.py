@@ -192,6 +192,9 @@ def test_a_rejected_form_is_not_served_and_good_ones_beside_it_are_kept(
     assert parity(Path("out"), "adapter")["passed"] and digests.damaged(Path("out")) is None
     assert digests.damaged(Path("out/adapter")) is None
     assert "Do not use" not in Path("out/adapter/README.md").read_text()
+    for folder in ("out", "out/adapter"):  # a common mistake: there is no run in it
+        code, text = command_line("chat", f"run={folder}")
+        assert code == 2 and f"hydratune serve export={folder} answers with the export" in text
     assert not list(Path().glob(".out*"))
 
 

@@ -16,6 +16,7 @@ from hydratune.records.environment import Environment
 from hydratune.records.files import read_json, write_json
 from hydratune.settings.export import ExportForm, ExportSettings, GgufType
 from hydratune.settings.model import Quantization
+from hydratune.settings.paths import PARITY_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from hydratune.export.limits import Limits
     from hydratune.export.parity import Parity, Reading
 
-PARITY_FILE = "parity.json"
 FORMAT = "hydratune export 1"
 _GGUF_BYTES = {GgufType.f32: 4.0, GgufType.f16: 2.0, GgufType.bf16: 2.0, GgufType.q8_0: 1.07}
 
