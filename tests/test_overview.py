@@ -403,7 +403,7 @@ def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
         code, text = hydratune("add", str(grid), "optimizer.lr=1", "like=0")
     assert (
         code == 0
-        and "a1-0 (r=4, lr=1) is kept: it starts when the sweep's own jobs have ended" in text
+        and "a1-0 (lr=1, r=4) is kept: it starts when the sweep's own jobs have ended" in text
     )
     assert not list((grid / ".join").iterdir()) and not (grid / "a1-0" / "adapter").exists()
     started: list[list[str]] = []

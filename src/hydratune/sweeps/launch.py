@@ -23,12 +23,12 @@ from hydratune.records.status import Outcome
 from hydratune.records.sweep import (
     HYDRA_FILE,
     SweepJob,
+    chosen_values,
     read_study,
     read_sweep,
     read_wandb_sweep,
     write_sweep,
 )
-from hydratune.settings.registry import override_key
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.added_jobs import has_added_jobs, is_added, run_waiting
 from hydratune.sweeps.executors.submitted import refuse_submitted, submitted_ids
@@ -126,10 +126,9 @@ def _join(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None)
     for job in jobs:
         refuse_other_settings(job)
     joined = offer(folder, jobs, options)
-    varying = {key for job in read_sweep(folder).values() for key in job.varying}
+    every = read_sweep(folder).values()
     for job in jobs:
-        own = {override_key(word): word.partition("=")[2] for word in job.job.overrides}
-        values = {key: value for key, value in own.items() if key in varying}
+        values = chosen_values(job.job, every)
         text = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
         named = f"job {job.name} ({text})" if text else f"job {job.name}"
         what = "joined the running pack"
