@@ -15,6 +15,7 @@ from hydra_plugins.hydratune_sweeper import OptunaSweeperConfig, WandbSweeperCon
 from hydratune.commands.sweep import train_arguments
 from hydratune.comparison.options import parse_options
 from hydratune.composition import CONF, listing, register
+from hydratune.composition.mappings import as_entry
 from hydratune.doctor.command import parse_options as parse_doctor_options
 from hydratune.overview.command import parse_options as parse_status_options
 from hydratune.settings.commands import COMMANDS, CommandConfig
@@ -124,7 +125,8 @@ def settings(command: str, overrides: tuple[str, ...]) -> CommandConfig:
     """Return the settings of a command with overrides."""
     _register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose(command, list(overrides))
+        words = [as_entry(override, command) for override in overrides]
+        composed = hydra.compose(command, words)
     assert isinstance(composed, DictConfig)
     return typed(composed, COMMANDS[command])
 

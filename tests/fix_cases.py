@@ -72,10 +72,6 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         ("evaluation.metrics=rouge",),
         ("trainer.monitor=null",),
     ],
-    "composition.problems:_wrong_mapping": [
-        ("adapter.rank_pattern={q_proj:8}",),
-        (*FILES, "data.columns={prompt:question}"),
-    ],
     "composition.suggestions:unknown_setting": [
         ("lr=1e-4",),
         ("optimzer.lr=1e-4",),
@@ -109,7 +105,7 @@ CASES: dict[str, list[tuple[str, ...]]] = {
         ("data.overlength=split", "data.split_overlap=1000")
     ],
     "settings.evaluation:ForgettingConfig.problems": [
-        ("+evaluation.forgetting.warn.kl=0.1",),
+        ("evaluation.forgetting.warn.kl=0.1",),
     ],
     "settings.evaluation:EvaluationConfig.problems": [("evaluation.confidence=2",)],
     "settings.evaluation:EvaluationConfig._metrics_problems": [

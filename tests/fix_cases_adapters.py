@@ -10,12 +10,12 @@ OF_ADAPTERS: dict[str, list[Case]] = {
     ],
     "adapters.lora_rules:_pattern_problems": [
         Case(
-            f"{TOY} +adapter.rank_pattern.k_proj=33",
-            {"set it to 32 or less": "+adapter.rank_pattern.k_proj=32"},
+            f"{TOY} adapter.rank_pattern.k_proj=33",
+            {"set it to 32 or less": "adapter.rank_pattern.k_proj=32"},
         ),
         Case(
-            f"{TOY} +adapter.rank_pattern.query=4",
-            {"q_proj": "-adapter.rank_pattern.query +adapter.rank_pattern.q_proj=4"},
+            f"{TOY} adapter.rank_pattern.query=4",
+            {"q_proj": "-adapter.rank_pattern.query adapter.rank_pattern.q_proj=4"},
         ),
         Case(
             f"{TOY} '+adapter.rank_pattern={{.*_proj: 4, q_proj: 8}}'",
@@ -67,14 +67,14 @@ OF_ADAPTERS: dict[str, list[Case]] = {
     ],
     "adapters.peft_rules:_extra_problem": [
         Case(
-            f"{TOY} +adapter.extra.nonsense=1",
-            {"lora_bias": "-adapter.extra.nonsense +adapter.extra.lora_bias=false"},
+            f"{TOY} adapter.extra.nonsense=1",
+            {"lora_bias": "-adapter.extra.nonsense adapter.extra.lora_bias=false"},
         ),
-        Case(f"{TOY} +adapter.extra.use_dora=true"),
-        Case(f"{TOY} +adapter.extra.target_modules=[q_proj]"),
+        Case(f"{TOY} adapter.extra.use_dora=true"),
+        Case(f"{TOY} adapter.extra.target_modules=[q_proj]"),
         Case(
-            f"{TOY} +adapter.extra.lora_bias=3",
-            {"correct the value": "+adapter.extra.lora_bias=false"},
+            f"{TOY} adapter.extra.lora_bias=3",
+            {"correct the value": "adapter.extra.lora_bias=false"},
         ),
     ],
     "adapters.peft_rules:_modules_to_save": [
@@ -112,28 +112,28 @@ OF_ADAPTERS: dict[str, list[Case]] = {
     ],
     "adapters.peft_rules:_target_parameters": [
         Case(
-            f"{TOY} +adapter.extra.target_parameters=[weights]",
+            f"{TOY} adapter.extra.target_parameters=[weights]",
             {"leave it out": "-adapter.extra.target_parameters"},
         ),
         Case(
-            f"{TOY} {MODEL}=experts +adapter.extra.target_parameters=[weights]",
-            {"experts.down_proj": "+adapter.extra.target_parameters=[experts.down_proj]"},
+            f"{TOY} {MODEL}=experts adapter.extra.target_parameters=[weights]",
+            {"experts.down_proj": "adapter.extra.target_parameters=[experts.down_proj]"},
             ("models",),
         ),
     ],
     "adapters.peft_rules:_token_layers": [
         Case(
-            f"{TOY} '+adapter.extra.trainable_token_indices={{embeddings: [3]}}'",
+            f"{TOY} 'adapter.extra.trainable_token_indices={{embeddings: [3]}}'",
             {
-                "the embeddings are model.embed_tokens": "'+adapter.extra.trainable_token_indices="
+                "the embeddings are model.embed_tokens": "'adapter.extra.trainable_token_indices="
                 "{model.embed_tokens: [3]}'"
             },
         )
     ],
     "adapters.peft_rules:_token_numbers": [
         Case(
-            f"{TOY} +adapter.extra.trainable_token_indices=[100000]",
-            {"numbers of tokens, from 0": "+adapter.extra.trainable_token_indices=[0,3]"},
+            f"{TOY} adapter.extra.trainable_token_indices=[100000]",
+            {"numbers of tokens, from 0": "adapter.extra.trainable_token_indices=[0,3]"},
         ),
     ],
     "adapters.targets:glob_like": [
@@ -197,8 +197,8 @@ OF_ADAPTERS: dict[str, list[Case]] = {
     ],
     "training.parameter_groups:_unused_rates": [
         Case(
-            f"{TOY} +optimizer.lr_groups.nothing=2",
-            {"names are such as": "-optimizer.lr_groups.nothing +optimizer.lr_groups.lora_A=2"},
+            f"{TOY} optimizer.lr_groups.nothing=2",
+            {"names are such as": "-optimizer.lr_groups.nothing optimizer.lr_groups.lora_A=2"},
         ),
         Case(
             f"{TOY} adapter=vera optimizer.loraplus_lr_ratio=16",

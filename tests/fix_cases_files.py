@@ -109,8 +109,8 @@ OF_FILES: dict[str, list[Case]] = {
         Case(
             f"{TOY} data=mixed",
             {
-                "+data.parts.NAME.source=files +data.parts.NAME.train=FILE": "-data.parts"
-                " +data.parts.own.source=files +data.parts.own.train=rows.jsonl"
+                "data.parts.NAME.source=files data.parts.NAME.train=FILE": "-data.parts"
+                " data.parts.own.source=files data.parts.own.train=rows.jsonl"
             },
             ("rows",),
             only_settings=True,
@@ -167,17 +167,14 @@ OF_FILES: dict[str, list[Case]] = {
     ],
     "data.sources.records:RecordsConfig.record_problems": [
         Case(
-            f"{TOY} {ROWS} +data.columns.promt=prompt +data.columns.completion=completion",
-            {
-                "did you mean data.columns.prompt?": "-data.columns.promt"
-                " +data.columns.prompt=prompt"
-            },
+            f"{TOY} {ROWS} data.columns.promt=prompt data.columns.completion=completion",
+            {"did you mean data.columns.prompt?": "-data.columns.promt data.columns.prompt=prompt"},
             ("rows",),
             only_settings=True,
         ),
         Case(
-            f"{TOY} {ROWS} +data.roles.bot=robot",
-            {"one of: ": "+data.roles.bot=assistant"},
+            f"{TOY} {ROWS} data.roles.bot=robot",
+            {"one of: ": "data.roles.bot=assistant"},
             ("rows",),
             only_settings=True,
         ),

@@ -197,7 +197,7 @@ OF_SAVED_ADAPTERS: dict[str, list[Case]] = {
             ("run",),
         ),
         Case(
-            f"{TOY} model.adapter=run +adapter.extra.lora_bias=false",
+            f"{TOY} model.adapter=run adapter.extra.lora_bias=false",
             {
                 "leave it out": "-adapter.extra.lora_bias",
                 "or leave model.adapter out": "-model.adapter",

@@ -51,17 +51,17 @@ OF_ROWS: dict[str, list[Case]] = {
             setup="printf 'prompt;completion|x\\n' > rows.csv && for n in $(seq 40); do"
             ' echo "question $n;answer|more"; done >> rows.csv',
             ways={
-                "data.delimiter=semicolon": "data.delimiter=semicolon +data.columns.prompt=prompt"
-                " '+data.columns.completion=\"completion|x\"'",
-                "data.delimiter=pipe": "data.delimiter=pipe +data.columns.completion=x"
-                " '+data.columns.prompt=\"prompt;completion\"'",
+                "data.delimiter=semicolon": "data.delimiter=semicolon data.columns.prompt=prompt"
+                " 'data.columns.completion=\"completion|x\"'",
+                "data.delimiter=pipe": "data.delimiter=pipe data.columns.completion=x"
+                " 'data.columns.prompt=\"prompt;completion\"'",
             },
         ),
     ],
     "data.formats.layouts:layout_of_named_columns": [
         Case(
-            f"{TOY} {ROWS} +data.columns.prompt=prompt",
-            {"add +data.columns.completion=YOURS": "+data.columns.completion=completion"},
+            f"{TOY} {ROWS} data.columns.prompt=prompt",
+            {"add data.columns.completion=YOURS": "data.columns.completion=completion"},
             ("rows",),
         ),
     ],
@@ -69,18 +69,18 @@ OF_ROWS: dict[str, list[Case]] = {
         Case(
             f"{TOY} {ROWS}",
             {
-                "+data.columns.prompt=text +data.columns.completion=label": "+data.columns.prompt="
-                "text +data.columns.completion=label",
-                "+data.columns.text=text": "+data.columns.text=text",
+                "data.columns.prompt=text data.columns.completion=label": "data.columns.prompt="
+                "text data.columns.completion=label",
+                "data.columns.text=text": "data.columns.text=text",
             },
             setup=rows_file("rows.jsonl", {"text": "It is N.", "label": "good N"}),
         ),
         Case(
             f"{TOY} {ROWS}",
             {
-                "+data.columns.prompt=YOURS +data.columns.completion=YOURS": "+data.columns.prompt="
-                "ask '+data.columns.completion=\"the reply\"'",
-                "or +data.columns.text=YOURS": "+data.columns.text=ask",
+                "data.columns.prompt=YOURS data.columns.completion=YOURS": "data.columns.prompt="
+                "ask 'data.columns.completion=\"the reply\"'",
+                "or data.columns.text=YOURS": "data.columns.text=ask",
             },
             setup=rows_file("rows.jsonl", {"ask": "What is N?", "the reply": "It is N."}),
         ),
@@ -99,7 +99,7 @@ OF_ROWS: dict[str, list[Case]] = {
         ),
         Case(
             f"{TOY} {ROWS}",
-            {"+data.columns.text=chosen": "+data.columns.text=chosen"},
+            {"data.columns.text=chosen": "data.columns.text=chosen"},
             setup=rows_file("rows.jsonl", {"chosen": "Yes, N.", "rejected": "No N."}),
         ),
     ],

@@ -42,7 +42,7 @@ OF_SETTINGS: dict[str, list[Case]] = {
         Case(
             f"{TOY} '+adapter.rank_pattern={{*q: 4}}'",
             {
-                "give the name of a layer": "-adapter.rank_pattern +adapter.rank_pattern.q_proj=4",
+                "give the name of a layer": "-adapter.rank_pattern adapter.rank_pattern.q_proj=4",
                 "or mend the expression": "'+adapter.rank_pattern={.*q_proj: 4}'",
             },
         ),
@@ -50,14 +50,14 @@ OF_SETTINGS: dict[str, list[Case]] = {
     "adapters.methods.lora:LoraAdapter._odd_ranks": [
         Case(f"{TOY} adapter.init_lora_weights=orthogonal adapter.r=7"),
         Case(
-            f"{TOY} adapter.init_lora_weights=orthogonal +adapter.rank_pattern.q_proj=7",
-            {"set it to 8": "+adapter.rank_pattern.q_proj=8"},
+            f"{TOY} adapter.init_lora_weights=orthogonal adapter.rank_pattern.q_proj=7",
+            {"set it to 8": "adapter.rank_pattern.q_proj=8"},
         ),
     ],
     "adapters.methods.lora:LoraAdapter.problems": [
         Case(
-            f"{TOY} +adapter.rank_pattern.q_proj=0",
-            {"set it to 1 or more": "+adapter.rank_pattern.q_proj=1"},
+            f"{TOY} adapter.rank_pattern.q_proj=0",
+            {"set it to 1 or more": "adapter.rank_pattern.q_proj=1"},
         ),
     ],
     "adapters.methods.lora:LoraAdapter._start_problems": [
@@ -111,12 +111,12 @@ OF_SETTINGS: dict[str, list[Case]] = {
     ],
     "settings.optimizer:OptimizerConfig._group_problems": [
         Case(
-            f"{TOY} +optimizer.lr_groups.lora_A=0",
-            {"1 changes nothing": "+optimizer.lr_groups.lora_A=1"},
+            f"{TOY} optimizer.lr_groups.lora_A=0",
+            {"1 changes nothing": "optimizer.lr_groups.lora_A=1"},
         ),
         Case(
             f"{TOY} '+optimizer.lr_groups={{*B: 2}}'",
-            {"such as lora_B": "-optimizer.lr_groups +optimizer.lr_groups.lora_B=2"},
+            {"such as lora_B": "-optimizer.lr_groups optimizer.lr_groups.lora_B=2"},
         ),
     ],
     "settings.commands:DecideConfig.problems": [
@@ -212,7 +212,7 @@ OF_SWEEPS: dict[str, list[Case]] = {
         ),
         Case(
             f"{TOY} data=mixed {PART}.source=files",
-            {"+data.parts.own.train=rows.jsonl": f"{PART}.train=rows.jsonl"},
+            {"data.parts.own.train=rows.jsonl": f"{PART}.train=rows.jsonl"},
             ("rows",),
             only_settings=True,
         ),
@@ -236,7 +236,7 @@ OF_SWEEPS: dict[str, list[Case]] = {
     ],
     "adapters.attach:_peft_errors": [
         Case(
-            f"{TOY} +adapter.extra.target_parameters=[q_proj.weight]",
+            f"{TOY} adapter.extra.target_parameters=[q_proj.weight]",
             {"change the setting it names": "-adapter.extra.target_parameters"},
         ),
     ],

@@ -27,6 +27,7 @@ NOT_TYPED: dict[str, str] = {
         ),
         _PLAN,
     ),
+    "composition.problems:_wrong_mapping": "it says what type a setting has: test_value_types.py",
     "experiment.finished_run:open_run": "it needs a run that did not end: test_answering.py",
     "sweeps.size:refuse_too_many": "the search that it names runs 100 trials: test_sweep.py",
     "sweeps.launch:launch": "it needs a job that was added to a sweep and failed: test_sweep.py",

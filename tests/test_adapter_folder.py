@@ -114,6 +114,7 @@ def test_the_model_card_is_filled(
         assert words in content
     for words in ("More Information Needed", "Not measured", "the words of", str(tmp_path)):
         assert words not in content
+    assert "optimizer.lr: " in content and "optimizer.decay_ratio" not in content  # of no effect
     measured = json.loads((tmp_path / "run" / "metrics.json").read_text())
     (row,) = [line for line in content.splitlines() if line.startswith("| NLL per token")]
     interval = measured["intervals"]["eval/nll"]

@@ -54,12 +54,12 @@ def test_the_fix_for_answers_marked_as_bad_works(
     path = write_rows(tmp_path / f"a.{kind}", [{**record, column: good}, {**wrong, column: bad}])
     message = error_of(path)
     assert f"{column} = " in message and re.search(r"a\.\w+[:\[][23]", message)
-    fix = re.search(rf"\+data\.keep\.{column}=(true|false);", message)
+    fix = re.search(rf"data\.keep\.{column}=(true|false);", message)
     assert fix is not None
     rows, statements = read(path, Naming(keep={column: fix[1] == "true"}))
     assert [turns_of(row) for row in rows] == [TURNS]
     assert statements[1] == f"rows with {column} = {fix[1]}: 1 of 2; the others dropped"
-    assert f"+data.keep.{column}=any" in message
+    assert f"data.keep.{column}=any" in message
     assert len(read(path, Naming(keep={column: "any"}))[0]) == 2
 
 
@@ -68,7 +68,7 @@ def test_words_may_mark_bad_answers(tmp_path: Path, words: str) -> None:
     path = write_rows(
         tmp_path / "a.jsonl", [{**PAIR, "feedback": "fine"}, {**PAIR, "feedback": words}]
     )
-    assert "+data.keep.feedback=VALUE" in error_of(path)
+    assert "data.keep.feedback=VALUE" in error_of(path)
     assert len(read(path, Naming(keep={"feedback": "fine"}))[0]) == 1
 
 
@@ -104,10 +104,10 @@ def test_columns_that_may_be_loss_masks_are_refused(
     path = write_rows(tmp_path / "a.jsonl", [{**PAIR, column: value}])
     assert f"{column} looks like a mark of what is trained" in error_of(
         path
-    ) and f"+data.keep.{column}=any" in error_of(path)
+    ) and f"data.keep.{column}=any" in error_of(path)
     assert turns_of(read(path, Naming(keep={column: "any"}))[0][0]) == TURNS
     if isinstance(value, bool):
-        assert f"+data.keep.{column}={str(value).lower()}" in error_of(path)
+        assert f"data.keep.{column}={str(value).lower()}" in error_of(path)
         assert len(read(path, Naming(keep={column: value}))[0]) == 1
 
 
@@ -150,8 +150,8 @@ def test_the_fix_for_kto_works_when_typed(tmp_path: Path, hydratune: Run) -> Non
         "output=out",
     )
     code, text = hydratune(*command)
-    fixes = re.findall(r"\+data\.keep\.label=\w+", text)
-    assert code == 2 and fixes == ["+data.keep.label=true", "+data.keep.label=any"]
+    fixes = re.findall(r"data\.keep\.label=\w+", text)
+    assert code == 2 and fixes == ["data.keep.label=true", "data.keep.label=any"]
     code, text = hydratune(*command, fixes[0])
     assert code == 0 and "rows with label = true: 20 of 40" in text
     # the data checks may refuse the repeated answer; the reader accepts it
@@ -230,9 +230,7 @@ def test_column_names_mark_bad_answers(tmp_path: Path, column: str, bad: Any, go
         tmp_path / "a.jsonl",
         [{**PAIR, column: good}, {"prompt": "x", "completion": "BAD", column: bad}],
     )
-    fix = re.search(
-        rf"a\.jsonl:2: {column} = .*\+data\.keep\.{column}=(true|false);", error_of(path)
-    )
+    fix = re.search(rf"a\.jsonl:2: {column} = .*data\.keep\.{column}=(true|false);", error_of(path))
     assert fix is not None
     assert [turns_of(row) for row in read(path, Naming(keep={column: fix[1] == "true"}))[0]] == [
         TURNS
@@ -246,7 +244,7 @@ def test_column_values_mark_bad_answers(tmp_path: Path, column: str, value: Any)
         tmp_path / "a.jsonl",
         [{**PAIR, column: "fine"}, {"prompt": "x", "completion": "BAD", column: value}],
     )
-    assert f"+data.keep.{column}=VALUE" in error_of(path)
+    assert f"data.keep.{column}=VALUE" in error_of(path)
     assert [turns_of(row) for row in read(path, Naming(keep={column: "fine"}))[0]] == [TURNS]
 
 
@@ -287,7 +285,7 @@ def test_unknown_boolean_columns_are_stated_with_counts(tmp_path: Path) -> None:
     assert len(rows) == 3 and statements[1].startswith(
         "public is true in 1 row and false in 2, all of them trained;"
     )
-    assert "+data.keep.public=true" in statements[1]
+    assert "data.keep.public=true" in statements[1]
     rows, statements = read(path, Naming(keep={"public": True}))
     assert len(rows) == 1 and "all of them trained" not in "".join(statements)
 
@@ -329,9 +327,7 @@ def test_the_fix_for_a_list_of_marks_works(tmp_path: Path, column: str, kind: st
 @pytest.mark.parametrize("column", ["meta", "metadata"])
 def test_marks_in_an_object_of_meta_data_are_marks(tmp_path: Path, column: str) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{**PAIR, column: {"label": n > 0}} for n in range(2)])
-    assert "a.jsonl:1: label = false" in error_of(path) and "+data.keep.label=true" in error_of(
-        path
-    )
+    assert "a.jsonl:1: label = false" in error_of(path) and "data.keep.label=true" in error_of(path)
     assert (
         len(read(path, Naming(keep={"label": True}))[0]) == 1
         and len(read(path, Naming(keep={"label": "any"}))[0]) == 2
@@ -340,7 +336,7 @@ def test_marks_in_an_object_of_meta_data_are_marks(tmp_path: Path, column: str) 
 
 def test_a_mark_column_whose_name_cannot_be_typed_is_to_be_renamed(tmp_path: Path) -> None:
     message = error_of(write_rows(tmp_path / "a.jsonl", [{**PAIR, "label: ok": False}]))
-    assert "+data.keep.label_ok=true (rename the column to label_ok first)" in message
+    assert "data.keep.label_ok=true (rename the column to label_ok first)" in message
     path = write_rows(
         tmp_path / "b.jsonl", [{**PAIR, "label_ok": False}, {**PAIR, "label_ok": True}]
     )

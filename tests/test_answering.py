@@ -251,7 +251,7 @@ def test_answers_are_held_to_a_schema(hydratune: Command, run: Path, tmp_path: P
         (["input=."], "this is a folder"),
         (["input=empty.jsonl"], "the file is empty"),
         (["input=broken.jsonl"], "broken.jsonl:1"),
-        (["input=labels.csv"], "+columns.prompt=text +columns.completion=label"),
+        (["input=labels.csv"], "columns.prompt=text columns.completion=label"),
         (["output=answers.csv"], "JSON lines"),
         (["output=rows.jsonl"], "this is the file with the rows"),
         (["output=empty.jsonl/a.jsonl"], "cannot write"),

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import hydratune
 from compared_runs import write_run
+from hydratune.api import comparing
 from hydratune.config import CONF
 from hydratune.errors import ConfigError, InputError, RunError, SweepError
 
@@ -420,6 +421,9 @@ def test_a_comparison_shows_a_short_table(tmp_path: Path) -> None:
     assert "exact match (%)" in compared.summary and len(compared.summary.columns) < 9
     text = repr(compared)
     assert text.startswith("Comparison of 2 runs\nplace run") and compared.verdict in text
+    wide = comparing._fitting(compared.summary.assign(**{"a further metric": "x" * 90}))
+    assert len(wide.splitlines()) == 4 and max(map(len, wide.splitlines())) <= 110
+    assert wide.endswith("\nfurther columns of summary: a further metric")
     shown = compared._repr_html_()
     assert shown.count("<tr") == 3 and "<p>best: " in shown
 

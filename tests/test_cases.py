@@ -120,7 +120,7 @@ def test_experiment_runs_from_the_command_line(
     if name == "earnings_call":
         source = [
             f"data.train={earnings_calls(tmp_path)}",
-            "+data.columns.group=company",
+            "data.columns.group=company",
             "data.max_length=2048",
         ]
     else:

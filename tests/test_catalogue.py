@@ -9,10 +9,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from hydratune.composition import model_table
-from hydratune.composition.resolvers import CONF, register
+from hydratune.composition.resolvers import CONF, register, shipped_options
 from hydratune.errors import InputError
 from hydratune.models.catalogue import filters
-from hydratune.models.catalogue.entries import FOLDER, CommercialUse, devices, model_of, models
+from hydratune.models.catalogue.entries import (
+    FOLDER,
+    SHORT_NAMES,
+    CommercialUse,
+    devices,
+    model_of,
+    models,
+)
 from hydratune.models.catalogue.structures import structures
 
 Command = Callable[..., tuple[int, str]]
@@ -83,6 +90,20 @@ def test_a_file_comes_before_the_row_of_the_same_name() -> None:
     assert (
         composed.context_window == of_file.context_window != models()["qwen3_0_6b"].context_window
     )
+
+
+def test_no_model_is_listed_under_two_names_and_short_ones_still_work() -> None:
+    register()
+    ids = {facts.hub_id: name for name, facts in models().items()}
+    assert len(ids) == len(models())
+    for file in (CONF / "model").glob("*.yaml"):
+        own = OmegaConf.load(file).get("id")
+        assert ids.get(own, file.stem) == file.stem
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for short, full in SHORT_NAMES.items():
+            composed = hydra.compose("train", [f"model={short}"]).model
+            assert composed == hydra.compose("train", [f"model={full}"]).model
+            assert short not in shipped_options("model")
 
 
 def test_a_name_that_is_nearly_right_is_suggested(hydratune: Command) -> None:

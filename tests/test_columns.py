@@ -235,7 +235,7 @@ def test_stratum_is_found_in_a_column(tmp_path: Path) -> None:
 def test_half_of_a_configured_pair_is_refused(
     tmp_path: Path, columns: dict[str, str], missing: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"but not {missing}, .*\+data\.columns\.{missing}=YOURS"):
+    with pytest.raises(DataError, match=rf"but not {missing}, .*data\.columns\.{missing}=YOURS"):
         read_row(tmp_path / "a.jsonl", SHORT_PAIR, columns)
 
 

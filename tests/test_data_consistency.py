@@ -81,8 +81,8 @@ def test_a_job_that_is_tried_again_on_changed_data_fails_and_says_so(
     write_rows(tmp_path / "rows.jsonl", rows)
     mixed = (
         "data=mixed",
-        "+data.parts.a.source=files",
-        f"+data.parts.a.train={tmp_path}/rows.jsonl",
+        "data.parts.a.source=files",
+        f"data.parts.a.train={tmp_path}/rows.jsonl",
     )
     small = [word for word in SMALL if not word.startswith("data=")]
     sweep = tmp_path / "sweep"

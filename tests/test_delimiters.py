@@ -99,4 +99,4 @@ def test_a_wrong_column_is_refused_before_torch_is_imported(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.split()[-2:] == ["2", "False"]
-    assert "+data.columns.prompt=YOURS" in done.stderr and "columns frage, antwort" in done.stderr
+    assert "data.columns.prompt=YOURS" in done.stderr and "columns frage, antwort" in done.stderr

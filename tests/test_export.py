@@ -177,15 +177,25 @@ def test_a_setting_of_another_form_is_said_to_have_no_effect(
 
 
 @pytest.mark.usefixtures("wrong_merge")
-def test_no_form_of_a_rejected_export_is_served_and_what_is_good_is_said(
+def test_a_rejected_form_is_not_served_and_good_ones_beside_it_are_kept(
     run: Path, command_line: Command
 ) -> None:
-    code, text = command_line("export", f"run={run}", "output=out", "form=[merged,adapter]", *QUICK)
+    forms = "form=[merged,adapter]"
+    code, text = command_line("export", f"run={run}", "output=out", forms, *QUICK)
     assert code == 1
     assert "merged: rounding does not explain this" in text
-    assert "exported alone by form=adapter" in text
+    said = " ".join(text.split())
+    assert "out.rejected: merged within the limits" in said and "out: adapter merged:" in said
     code, text = command_line("serve", "export=out.rejected/merged", "dry_run=true")
     assert code == 2 and "this export was rejected" in text
+    assert sorted(p.name for p in Path("out").iterdir() if p.is_dir()) == ["adapter"]
+    assert parity(Path("out"), "adapter")["passed"] and digests.damaged(Path("out")) is None
+    assert digests.damaged(Path("out/adapter")) is None
+    assert "Do not use" not in Path("out/adapter/README.md").read_text()
+    for folder in ("out", "out/adapter"):  # a common mistake: there is no run in it
+        code, text = command_line("chat", f"run={folder}")
+        assert code == 2 and f"hydratune serve export={folder} answers with the export" in text
+    assert not list(Path().glob(".out*"))
 
 
 def test_a_limit_of_the_settings_decides(run: Path, command_line: Command) -> None:

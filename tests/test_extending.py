@@ -74,7 +74,7 @@ def test_the_command_of_the_page_uses_every_part(hydratune: Command) -> None:
 @pytest.mark.slow
 def test_a_pack_calls_callbacks_and_compare_says_where_they_differ(hydratune: Command) -> None:
     """With one of the two thresholds training stops after the first step."""
-    swept = "+trainer.callback_settings.stop_at.loss=0,100"
+    swept = "trainer.callback_settings.stop_at.loss=0,100"
     others = [word for word in words_of_the_page() if "callback_settings" not in word]
     code, text = hydratune("train", "-m", *SMALL, *others, swept, "hydra.sweep.dir=sweep")
     assert code == 0 and "2 jobs on one base model" in text, text
@@ -87,7 +87,7 @@ def test_a_pack_calls_callbacks_and_compare_says_where_they_differ(hydratune: Co
 def test_a_callback_may_stop_a_run_that_monitors_a_metric_of_answers(hydratune: Command) -> None:
     """The validation at its end was not planned, and is measured like the others."""
     others = [word for word in words_of_the_page() if "callback_settings" not in word]
-    stop = "+trainer.callback_settings.stop_at.loss=100"
+    stop = "trainer.callback_settings.stop_at.loss=100"
     monitor = ("trainer.monitor=val/exact_match", "evaluation.validation_rows=3")
     code, text = hydratune("train", *SMALL, *others, stop, *monitor, "hydra.run.dir=run")
     assert code == 0, text

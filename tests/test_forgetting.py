@@ -181,7 +181,7 @@ def test_measuring_changes_nothing_else(hydratune: Hydratune, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_run_that_forgets_too_much_is_never_best(hydratune: Hydratune, tmp_path: Path) -> None:
-    budget = "+evaluation.forgetting.fail.kl=0.0"
+    budget = "evaluation.forgetting.fail.kl=0.0"
     code, out = hydratune(
         "train", *SMALL, *MEASURED, budget, "optimizer.lr=0.05", "hydra.run.dir=sweep/forgetful"
     )
@@ -193,5 +193,5 @@ def test_a_run_that_forgets_too_much_is_never_best(hydratune: Hydratune, tmp_pat
 
 
 def test_budgets_are_checked(hydratune: Hydratune) -> None:
-    code, out = hydratune("train", *SMALL, "+evaluation.forgetting.fail.memory=1")
+    code, out = hydratune("train", *SMALL, "evaluation.forgetting.fail.memory=1")
     assert code == 2 and "no such measure" in out and "nothing is measured" in out

@@ -113,15 +113,15 @@ def test_text_column_alone_is_a_document(tmp_path: Path, caplog: pytest.LogCaptu
     [
         (
             ("question", "anser"),
-            "Is anser meant as answer? Then type +data.columns.question=question"
-            " +data.columns.answer=anser",
+            "Is anser meant as answer? Then type data.columns.question=question"
+            " data.columns.answer=anser",
         ),
         (
             ("Prompt", "Completion"),
             "Is Prompt meant as prompt and Completion meant as completion? Then type"
-            " +data.columns.prompt=Prompt +data.columns.completion=Completion",
+            " data.columns.prompt=Prompt data.columns.completion=Completion",
         ),
-        (("frage", "antwort"), "Name yours: +data.columns.prompt=YOURS"),
+        (("frage", "antwort"), "Name yours: data.columns.prompt=YOURS"),
     ],
 )
 def test_misspelled_columns_are_recognised(
@@ -133,7 +133,7 @@ def test_misspelled_columns_are_recognised(
     assert advice in str(caught.value)
     if "Then type " in advice:
         typed = advice.partition("Then type ")[2].split()
-        words = (word.removeprefix("+data.columns.").partition("=") for word in typed)
+        words = (word.removeprefix("data.columns.").partition("=") for word in typed)
         assert read_row(tmp_path / "b.jsonl", row, {k: v for k, _, v in words}).answer == "a"
 
 

@@ -152,13 +152,15 @@ def add(folder: Path, *words: str) -> str:
 def test_an_added_job_joins_the_running_pack_and_equals_its_run_alone(tmp_path: Path) -> None:
     driver = Driver(tmp_path / "sweep", *LONG, "optimizer.lr=1e-3,1e-2")
     driver.until(lambda: driver.steps(0) > 3)
-    assert "joined the running pack: job a1-0" in add(driver.folder, "optimizer.lr=3e-3", "like=0")
+    assert "job a1-0 (lr=0.003) joined the running pack" in add(
+        driver.folder, "optimizer.lr=3e-3", "like=0"
+    )
     other = add(driver.folder, "optimizer.lr=3e-3", "seed=5", "data.max_train_rows=8", "like=0")
-    assert "job a2-0 is kept" in other
+    assert "job a2-0 (lr=0.003) is kept" in other
     assert driver.process.poll() is None and driver.steps(0) != 540
     text = driver.end()
     assert "job a1-0 was added, and joins this pack" in text
-    assert text.count("jobs were added while the sweep ran") == 1
+    assert text.count("added jobs that have waited start now") == 1
     assert states(driver.folder) == dict.fromkeys(("0", "1", "a1-0", "a2-0"), "finished")
     pid = status(driver.folder / "0")["pid"]
     assert status(driver.folder / "a1-0")["pid"] == pid != status(driver.folder / "a2-0")["pid"]
@@ -183,7 +185,7 @@ def test_a_job_that_joined_a_killed_pack_is_resumed(tmp_path: Path) -> None:
     for number in driver.packs():
         subprocess.run(["kill", "-9", str(number)], check=True)
     text = driver.end()
-    assert "resumed after step" in text.partition("jobs were added while the sweep ran")[2]
+    assert "resumed after step" in text.partition("added jobs that have waited start now")[2]
     assert set(states(driver.folder).values()) == {"finished"} and len(states(driver.folder)) == 3
     time.sleep(1)
     assert not driver.processes()

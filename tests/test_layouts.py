@@ -101,7 +101,7 @@ def test_one_turn_per_line_is_refused_with_what_is_needed(tmp_path: Path) -> Non
 
 def test_conversations_in_another_column_are_named_in_the_fix(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"dialog": CHAT}])
-    assert "name it: +data.columns.messages=dialog" in error_of(path)
+    assert "name it: data.columns.messages=dialog" in error_of(path)
     assert turns_of(read(path, {"messages": "dialog"})[0][0]) == TURNS
 
 

@@ -293,7 +293,7 @@ def test_history_has_the_rate_of_the_schedule_whatever_the_groups(
         "optimizer.schedule=constant",
         "optimizer.warmup_steps=1",
         "optimizer.loraplus_lr_ratio=4",
-        "+optimizer.lr_groups.lora_A=2",
+        "optimizer.lr_groups.lora_A=2",
         f"hydra.run.dir={tmp_path}/run",
     )
     assert code == 0, text
@@ -305,8 +305,8 @@ def test_history_has_the_rate_of_the_schedule_whatever_the_groups(
     ("overrides", "message"),
     [
         (["optimizer.loraplus_lr_ratio=4", "adapter=none"], "matrix B"),
-        (["+optimizer.lr_groups.q_prooj=2"], "names are such as"),
-        (["+optimizer.weight_decay_groups.norm=0"], "no trained parameter"),
+        (["optimizer.lr_groups.q_prooj=2"], "names are such as"),
+        (["optimizer.weight_decay_groups.norm=0"], "no trained parameter"),
         (["optimizer.warmup_steps=5"], "only 2 optimizer steps"),
         (["optimizer=paged_adamw"], "optimizer=adamw"),
         (["optimizer=paged_adamw_8bit", "trainer=cpu"], "optimizer=adamw_8bit"),

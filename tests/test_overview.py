@@ -27,6 +27,7 @@ from hydratune.sweeps import added_jobs, joining
 from hydratune.sweeps.stop_requests import stop_requests
 
 Command = Callable[..., tuple[int, str]]
+LR = {"5": "0.3333333333333333"}  # of a job that a sampler chose
 HISTORY = "step,epoch,train/loss,val/loss,lr\n"
 
 
@@ -48,7 +49,9 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
     """
     folder = tmp_path / "sweep"
     names = [str(number) for number in range(7)]
-    write_sweep(folder, [SweepJob(n, (f"lr={n}",), {"optimizer.lr": f"1e-{n}"}) for n in names])
+    write_sweep(
+        folder, [SweepJob(n, (f"lr={n}",), {"optimizer.lr": LR.get(n, f"1e-{n}")}) for n in names]
+    )
     make_run(folder / "0")
     make_run(folder / "1", State.finished)
     make_run(folder / "2", State.failed)
@@ -99,6 +102,7 @@ def test_the_command_shows_what_needs_attention(hydratune: Command, sweep: Path)
     assert "5: started on another-machine" in text
     assert "best so far: 0 (lr=1e-0): validation loss 0.4000" in text
     assert "continue" not in text  # a process runs the sweep
+    assert "0.3333 " in text and "0.33333" not in text  # a learning rate in four digits
     code, text = hydratune("status", str(sweep), "json=true")
     (content,) = json.loads(text)
     assert code == 1 and content["best"] == "0" and content["jobs"][3]["state"] == "lost"
@@ -397,7 +401,10 @@ def test_jobs_that_are_added_while_the_sweep_runs_wait_for_its_end(
     monkeypatch.setattr(joining, "_PATIENCE", 0.0)
     with FileLock(grid / ".lock"):
         code, text = hydratune("add", str(grid), "optimizer.lr=1", "like=0")
-    assert code == 0 and "a1-0 is kept: it starts when the sweep's own jobs have ended" in text
+    assert (
+        code == 0
+        and "a1-0 (lr=1, r=4) is kept: it starts when the sweep's own jobs have ended" in text
+    )
     assert not list((grid / ".join").iterdir()) and not (grid / "a1-0" / "adapter").exists()
     started: list[list[str]] = []
     monkeypatch.setattr(added_jobs.subprocess, "Popen", started.append)

@@ -152,14 +152,10 @@ def test_a_second_class_of_one_name_is_refused_from_python(site: Path) -> None:
     [
         (["trainer.callbacks=[countre]"], "did you mean counter?"),
         (["trainer.callbacks=[counter,counter]"], "it is listed twice"),
-        (["+trainer.callback_settings.counter.file=x"], "add it to trainer.callbacks"),
+        (["trainer.callback_settings.counter.file=x"], "add it to trainer.callbacks"),
         (
-            ["trainer.callbacks=[counter]", "+trainer.callback_settings.counter.flie=x"],
+            ["trainer.callbacks=[counter]", "trainer.callback_settings.counter.flie=x"],
             "it has these settings: file, state",
-        ),
-        (
-            ["trainer.callbacks=[counter]", "trainer.callback_settings.counter.file=x"],
-            "added with +: +trainer.callback_settings.counter.file=x",
         ),
     ],
 )
@@ -200,7 +196,7 @@ def test_another_code_of_a_callback_is_not_resumed(
 
 
 def test_a_state_that_no_checkpoint_can_keep_is_refused(hydratune: Command, counters: None) -> None:
-    settings = ("trainer.callbacks=[counter]", "+trainer.callback_settings.counter.state=path")
+    settings = ("trainer.callbacks=[counter]", "trainer.callback_settings.counter.state=path")
     code, text = hydratune("train", *SMALL, *settings)
     assert code == 1 and "its state_dict() must be a dict of numbers" in text
 

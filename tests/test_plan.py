@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,11 +17,13 @@ from hydratune.composition.resolvers import CONF, register
 from hydratune.errors import ConfigError
 from hydratune.models.catalogue.entries import models
 from hydratune.planning import advice, licence
+from hydratune.planning import sweep as planned_sweep
 from hydratune.planning.duration import Basis, chosen_device
 from hydratune.planning.live_memory import LiveMemory
 from hydratune.planning.memory import STATE_BYTES
 from hydratune.planning.page import stacked
 from hydratune.planning.plan import Plan, accelerators, make_plan, needs_of, this_machine
+from hydratune.planning.probe import Probe
 from hydratune.planning.step_cost import Small, measured, step_cost
 from hydratune.planning.structure import find_structure, trained_part
 from hydratune.planning.sweep_plan import memory_of_pack, steps_with_halving
@@ -51,6 +53,12 @@ def of_model(name: str, *overrides: str) -> PlanConfig:
     quantization = config.model.quantization
     config.model = replace(settings_of(models()[name]), quantization=quantization)
     return config
+
+
+def plan_folder(place: Path) -> Path:
+    """Return the folder of the only plan that was made there."""
+    (folder,) = (place / "outputs/plan").iterdir()
+    return folder
 
 
 def planned(config: PlanConfig) -> Plan:
@@ -360,7 +368,7 @@ def test_a_sweep_is_planned_with_the_packs_of_a_run_and_nothing_is_left_behind(
     assert code == 0, text
     assert "4 trials: 1 pack of 4 jobs" in text and "halving leaves" in text
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == ["plan"]
-    content = json.loads((tmp_path / "outputs/plan/contracts/plan.json").read_text())
+    content = json.loads((plan_folder(tmp_path) / "plan.json").read_text())
     assert content["sweep"]["packs"] == [[0, 1, 2, 3]] and content["sweep"]["trials"] == 4
 
 
@@ -379,14 +387,53 @@ def test_warnings_of_every_trial_and_the_models_side_by_side_are_said(
     assert "trials 1, 3: " not in text  # the usual rate of each model is its own
     assert "trial 1: optimizer.lr=5 is 2,500 times above" in text
     assert "trial 3: optimizer.lr=5 is 5,000 times above" in text
-    folder = tmp_path / "outputs/plan/contracts"
+    folder = plan_folder(tmp_path)
     first, second = json.loads((folder / "plan.json").read_text())["sweep"]["models"]
     assert (first["model"], second["model"]) == ("tiny-random-llama", "Qwen3-0.6B")
     assert second["parameters"] == "0.596B" and second["licence"] == "Apache-2.0"
     assert float(first["money"]) > 0 and "for all trials one after the other, 0.00" not in text
     assert second["commercial use"] == "yes"
+    # each model has learning rates of its own, and a command with that model alone
+    assert "train -m model=qwen3_0_6b " in text and "a first sweep for tiny-random-llama" in text
+    own = text.partition("a first sweep for tiny-random-llama")[2].splitlines()[1]
+    assert "model=tiny " in own and "optimizer.lr=0.0007,0.002,0.006" in own
     page = (folder / "report.html").read_text()
     assert "Memory by part, of the largest trial" in page and page.count("Qwen3-0.6B") >= 2
+
+
+def test_a_probe_measures_each_model_of_a_sweep(
+    hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[Sequence[str]] = []
+
+    def run_probe(config: PlanConfig, overrides: Sequence[str]) -> Probe:
+        probed.append(overrides)
+        return Probe(3, 100.0 if "tiny" in str(config.model.name) else 10.0, 2**30)
+
+    monkeypatch.setattr(planned_sweep, "run_probe", run_probe)
+    words = ("model=tiny,qwen3_0_6b,qwen3_32b", *FEW, "probe=true", "html=false")
+    code, text = hydratune("plan", "-m", *words, "tracking=disabled", "price_per_hour=3600")
+    assert code == 0, text
+    assert [next(w for w in own if w.startswith("model=")) for own in probed] == [
+        "model=tiny",
+        "model=qwen3_0_6b",  # and not the one that does not fit
+    ]
+    content = json.loads((plan_folder(tmp_path) / "plan.json").read_text())
+    tiny, small, large = (float(m["money"].replace(",", "")) for m in content["sweep"]["models"])
+    assert small == pytest.approx(10 * tiny, rel=0.3) and large > 0  # tokenizers differ
+    assert "measured by a probe, an estimate" in text
+
+
+def test_plans_of_other_settings_have_other_folders(hydratune: Command, tmp_path: Path) -> None:
+    for words in (("model=tiny",), ("model=tiny", "adapter.r=4"), ("model=qwen3_0_6b",)):
+        for shown in ("html=false", "json=true"):  # the same plan, shown otherwise
+            assert hydratune("plan", *words, *FEW, shown)[0] == 0
+    names = sorted(folder.name for folder in (tmp_path / "outputs/plan").iterdir())
+    assert [name.rpartition("-")[0] for name in names] == [
+        "contracts-Qwen3-0.6B",
+        "contracts-tiny-random-llama",
+        "contracts-tiny-random-llama",
+    ]
 
 
 def test_the_picture_shows_the_memory_of_answers_where_it_is_larger() -> None:
@@ -437,7 +484,7 @@ def test_a_plan_is_printed_written_and_shown_as_a_page(hydratune: Command, tmp_p
     assert code == 0
     for part in ("activations", "framework", "RTX 4090", "a first sweep", "licence: "):
         assert part in text
-    folder = tmp_path / "outputs/plan/contracts"
+    folder = plan_folder(tmp_path)
     page = (folder / "report.html").read_text()
     assert (
         "<svg" in page and "Memory by part" in page and "http://" not in page and "src=" not in page

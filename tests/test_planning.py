@@ -42,6 +42,7 @@ def test_jobs_of_a_pack_have_base_data_and_precision_in_common() -> None:
     assert planned.packs == ((0, 1, 4), (2, 3))
     assert set(planned.alone) == {5, 6}
     assert plan(configs, 2).packs == ((0, 1), (4,), (2, 3))
+    assert plan({7: configs[0]}, None).alone == {7: "no other job is left to run"}
     for number in (0, 1, 4):
         configs[number].data.control = Control.shuffled_targets
     configs[1].seed = 7  # another shuffle, so other rows

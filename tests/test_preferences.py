@@ -52,7 +52,7 @@ def test_the_fix_for_preference_pairs_trains_the_chosen_answers(
     path = write_rows(tmp_path / f"a.{kind}", [record])
     message = error_of(path)
     assert f"{path}{':' if kind != 'parquet' else '['}" in message and "preference pair" in message
-    columns = dict(re.findall(r"\+data\.columns\.(\w+)=(\w+)", message))
+    columns = dict(re.findall(r"data\.columns\.(\w+)=(\w+)", message))
     rows, _ = read(path, columns)
     assert [turns_of(row) for row in rows] == [TURNS], columns
 
@@ -62,7 +62,7 @@ def test_chosen_transcripts_can_be_read_as_documents(tmp_path: Path) -> None:
         tmp_path / "a.jsonl",
         [{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}],
     )
-    assert "+data.columns.text=chosen" in error_of(path)
+    assert "data.columns.text=chosen" in error_of(path)
     assert read(path, {"text": "chosen"})[0][0].is_text
 
 
@@ -91,7 +91,7 @@ def test_the_fix_for_preference_pairs_works_when_typed(tmp_path: Path, hydratune
         "output=out",
     )
     code, text = hydratune(*command)
-    fixes = re.findall(r"\+data\.columns\.\w+=\w+", text)
-    assert code == 2 and fixes == ["+data.columns.prompt=prompt", "+data.columns.completion=chosen"]
+    fixes = re.findall(r"data\.columns\.\w+=\w+", text)
+    assert code == 2 and fixes == ["data.columns.prompt=prompt", "data.columns.completion=chosen"]
     code, text = hydratune(*command, *fixes, "preview=1")
     assert code == 0 and "In box" in text and "BAD" not in text

@@ -161,18 +161,18 @@ def test_sources_are_mixed_by_weight_without_repeating_a_row(tmp_path: Path) -> 
 
 def test_incompatible_parts_are_refused(hydratune: Run, tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", records(30))
-    a = ("+data.parts.a.source=files", "+data.parts.a.train=a.jsonl")
+    a = ("data.parts.a.source=files", "data.parts.a.train=a.jsonl")
     code, printed = hydratune(
         "prepare",
         "model=tiny",
         "data=mixed",
         *a,
-        "+data.parts.a.batch_size=2",
-        "+data.parts.b.source=fils",
+        "data.parts.a.batch_size=2",
+        "data.parts.b.source=fils",
     )
     assert code == 2
     assert "set data.batch_size" in printed
     assert "data.parts.b.source = fils" in printed
-    b = ("+data.parts.b.source=files", "+data.parts.b.train=a.jsonl", "+data.parts.b.test=a.jsonl")
+    b = ("data.parts.b.source=files", "data.parts.b.train=a.jsonl", "data.parts.b.test=a.jsonl")
     code, printed = hydratune("prepare", "model=tiny", "data=mixed", *a, *b)
     assert (code, "give every part the same splits" in printed) == (2, True)

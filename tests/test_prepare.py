@@ -98,9 +98,9 @@ def test_folder_of_another_data_set_is_not_replaced(hydratune: Run, tmp_path: Pa
 def test_folder_of_other_parts_is_not_replaced(hydratune: Run, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_rows(tmp_path / f"{name}.jsonl", records(30))
-    settings = ("prepare", "model=tiny", "data=mixed", "+data.parts.own.source=files")
-    assert hydratune(*settings, "+data.parts.own.train=a.jsonl")[0] == 0
-    code, printed = hydratune(*settings, "+data.parts.own.train=b.jsonl")
+    settings = ("prepare", "model=tiny", "data=mixed", "data.parts.own.source=files")
+    assert hydratune(*settings, "data.parts.own.train=a.jsonl")[0] == 0
+    code, printed = hydratune(*settings, "data.parts.own.train=b.jsonl")
     assert (code, "prepared from other data.parts" in printed) == (2, True)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from hydratune import console
 from hydratune.console import Stage, progress, redirect_output
 from hydratune.records.status import Status
-from hydratune.records.sweep import SweepJob, write_sweep
+from hydratune.records.sweep import SweepJob, read_sweep, write_sweep
 from hydratune.settings.monitor import Monitor
 from hydratune.sweeps import progress_table as progress_tables
 from hydratune.sweeps.job_table import (
@@ -68,6 +68,15 @@ def test_the_progress_table_shows_losses_and_progress_of_a_job(tmp_path: Path) -
         0,
         True,
     )
+
+
+def test_an_added_job_shows_the_settings_that_vary_in_its_sweep(tmp_path: Path) -> None:
+    write_sweep(tmp_path, [SweepJob("0", (), {"optimizer.lr": "0.1"})])
+    progress_table = ProgressTable(tmp_path, ["0"])
+    added = SweepJob("a1-0", ("+optimizer.lr=3e-3", "seed=1"), {})  # no other differs from it
+    write_sweep(tmp_path, [*read_sweep(tmp_path).values(), added])
+    progress_table.add("a1-0")
+    assert progress_table.lines["a1-0"].settings == "lr=3e-3"
 
 
 def test_notes_of_a_bar_are_the_same_numbers(capfd: pytest.CaptureFixture[str]) -> None:

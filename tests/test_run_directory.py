@@ -108,7 +108,7 @@ def test_finished_run_is_not_overwritten(
     [
         (["adapter.target_modules=[nope]"], 2, "its linear layers: down_proj"),
         (["adapter.r=500"], 2, "no target layer is wider than"),
-        (["+adapter.extra.nonsense=1"], 2, "adapter.extra.nonsense"),
+        (["adapter.extra.nonsense=1"], 2, "adapter.extra.nonsense"),
         (["trainer=gpu"], 2, "no CUDA device"),
         (["data.max_length=20"], 2, "every train row was dropped"),
         (

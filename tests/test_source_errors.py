@@ -281,7 +281,7 @@ def test_a_wrong_column_is_refused_before_torch_is_loaded(
 
 def test_parts_of_a_mixture_are_looked_at_as_well(hydratune: Command, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [{"frage": "a", "antwort": "b"}] * 3)
-    part = "+data.parts.own"
+    part = "data.parts.own"
     words = [f"{part}.source=files", f"{part}.train={tmp_path}/rows.jsonl"]
     code, text = hydratune("train", "model=tiny", "data=mixed", *words)
     assert code == 2 and "no known layout" in text and "set-up" not in text

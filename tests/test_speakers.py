@@ -150,7 +150,7 @@ def test_an_invalid_role_is_refused(tmp_path: Path, hydratune: Run) -> None:
         f"data.train={path}",
         "model=tiny",
         "output=out",
-        "+data.roles.bot=asistant",
+        "data.roles.bot=asistant",
     )
     assert (
         code == 2
@@ -199,8 +199,8 @@ def test_several_speakers_may_have_one_role(
             if fix.endswith("=user")
             else fix.replace("roles.user=", "roles.assistant=")
         )
-        lists = [option for option in typed if option.startswith("+data.roles.assistant=[")]
-        if lists and fix.startswith("+data.roles.assistant=["):  # one list with both
+        lists = [option for option in typed if option.startswith("data.roles.assistant=[")]
+        if lists and fix.startswith("data.roles.assistant=["):  # one list with both
             typed = [lists[0].removesuffix("]") + "," + fix.partition("[")[2]]
         else:
             typed.append(fix)

@@ -173,7 +173,7 @@ def test_settings_that_contradict_the_saved_adapter_are_refused(
         ("adapter=ia3", "is lora"),
         ("adapter=none", "trains the model itself"),
         ("adapter.target_modules=[q_proj]", "it is ['q_proj', 'v_proj'] in the adapter"),
-        ("+adapter.rank_pattern.q_proj=2", "it is {} in the adapter"),
+        ("adapter.rank_pattern.q_proj=2", "it is {} in the adapter"),
     ):
         code, text = hydratune("train", *SMALL, start, typed)
         assert code == 2 and message in text and "leave" in text.split("fix:")[1], text

@@ -172,7 +172,7 @@ def test_the_fix_for_results_without_calls_works(tmp_path: Path, text: str) -> N
     message = refusal_of(tmp_path / "a.jsonl", *turns)
     assert (
         '"tool_calls": [{"name": ..., "arguments": {...}}]' in message
-        and "+data.roles.tool=user" in message
+        and "data.roles.tool=user" in message
     )
     (row,), _ = write_and_read(
         tmp_path / "b.jsonl", [{"messages": turns}], Naming(roles={"tool": "user"})

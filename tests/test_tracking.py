@@ -242,11 +242,11 @@ def test_the_typed_command(
 
 
 def test_typed_settings_are_those_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["-m", "--config-dir=own", "-cd", "more", "seed=1", "+data.columns.prompt=a", "~data.x"]
+    words = ["-m", "--config-dir=own", "-cd", "more", "seed=1", "data.columns.prompt=a", "~data.x"]
     monkeypatch.setattr(sys, "argv", ["hydratune train", *words])
     kept = typed_settings(lambda key: key != "seed")
-    assert kept == ["--config-dir=own", "-cd", "more", "+data.columns.prompt=a"]
-    assert typed_settings(lambda key: key == "data.columns.prompt")[-1] == "+data.columns.prompt=a"
+    assert kept == ["--config-dir=own", "-cd", "more", "data.columns.prompt=a"]
+    assert typed_settings(lambda key: key == "data.columns.prompt")[-1] == "data.columns.prompt=a"
     monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest", "seed=1"])
     assert typed_settings(lambda key: True) == []
 

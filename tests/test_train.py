@@ -277,6 +277,8 @@ def test_early_stopping_stops(hydratune: Command, tmp_path: Path) -> None:
     assert read_metrics(run)["val/loss"] == min(
         float(r["val/loss"]) for r in history(run) if r["val/loss"]
     )
+    code, text = hydratune("compare", str(tmp_path / "outputs"))
+    assert f"finished, stopped early at step {steps} of 8" in " ".join(text.split()), text
 
 
 def test_freed_memory_is_returned_before_and_after_training(

@@ -48,6 +48,7 @@ from test_config import problems
             "every entry must be a whole number",
             "'+adapter.rank_pattern={q_proj:8}'",
         ),
+        ("adapter.r={q_proj:8}", "must be a whole number", "give a whole number"),
         ("+optimizer.lr_groups.x=abc", "must be a number", "give a number such as 1e-4"),
         (
             "data.clean=true",
@@ -83,7 +84,7 @@ def test_no_word_of_omegaconf_reaches_the_user(typed: str) -> None:
 
 def test_the_types_of_nested_settings_and_entries_are_known() -> None:
     assert declared_type("data.quality.encoding") is Level
-    assert declared_type("+adapter.rank_pattern.q_proj") is int
+    assert declared_type("adapter.rank_pattern.q_proj") is int
     assert declared_type("adapter.nothing") is None and declared_type("seed.nothing") is None
     assert describe_type("hydra.launcher.pack_size") == "give a whole number or null"
     assert describe_type("zzz") == "hydratune train --cfg job shows its type"

@@ -143,7 +143,8 @@ def test_the_remedy_of_a_rule_gives_the_setting_an_effect(
     settings = compose(*idle, setting)
     if advice := remedy(settings, setting.partition("=")[0].lstrip("+")):
         (sentence,) = without_effect(settings, [setting])
-        assert sentence.startswith(f"{setting} has no effect: ") and advice in sentence
+        what = "does not limit training" if "trainer.max" in setting else "has no effect"
+        assert sentence.startswith(f"{setting} {what}: ") and advice in sentence
         assert not list(without_effect(compose(*idle, advice, setting), [setting]))
 
 
@@ -153,11 +154,21 @@ def test_a_run_names_its_settings_without_effect_once(
     idle = ("trainer.max_epochs=3", "optimizer.power=2", "name=a", "optimizer.lr=1e-3")
     code, text = hydratune("train", *SMOKE, *idle, "preview=2")
     assert code == 0, text
-    assert "trainer.max_epochs=3 has no effect: trainer.max_steps=4 ends training before" in text
-    assert "optimizer.power=2 has no effect" in text and text.count("has no effect") == 2
+    limit = "trainer.max_epochs=3 does not limit training: trainer.max_steps=4 ends training before"
+    assert limit in text and text.count("does not limit") == 1
+    assert "optimizer.power=2 has no effect" in text and text.count("has no effect") == 1
     _, text = hydratune("train", "-m", *SMOKE, *idle, "seed=0,1")
     assert jobs_run == [["0", "1"]]
-    assert text.count("has no effect") == 2, text
+    assert text.count("does not limit") == text.count("has no effect") == 1, text
+
+
+@pytest.mark.parametrize("limit", ["trainer.max_steps", "trainer.early_stopping_patience"])
+def test_to_remove_a_limit_of_an_experiment_is_an_effect(limit: str) -> None:
+    """The settings of debug=smoke have max_steps=4, so null is no repetition of the default."""
+    removed = f"{limit}=null"
+    assert not list(without_effect(compose(*SMOKE, removed), [removed]))
+    (sentence,) = without_effect(compose(*SMOKE, f"{limit}=1000"), [f"{limit}=1000"])
+    assert "does not limit training: " in sentence
 
 
 def test_a_setting_with_an_effect_in_one_job_is_not_called_idle(

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from hydratune.data.quality.findings import CHECKS, counted_title
-from hydratune.wording import counted, named, noun_for
+from hydratune.wording import counted, named, noun_for, short_values
 
 
 def test_nouns_have_the_number_of_their_count() -> None:
@@ -19,6 +19,12 @@ def test_nouns_have_the_number_of_their_count() -> None:
     assert counted(3, "entry", "entries") == "3 entries"
     assert noun_for(1, "is", "are") == "is" and noun_for(2, "is", "are") == "are"
     assert named("trial", ["4"]) == "trial 4" and named("trial", ["0", "2"]) == "trials 0, 2"
+
+
+def test_values_are_short_and_stay_apart() -> None:
+    texts = ["3.1622776601683795e-05", "1e-3", "100000", "true", "0.12341234", "0.12341299"]
+    short = ["3.162e-05", "1e-3", "100000", "true", "0.12341234", "0.12341299"]
+    assert list(short_values(texts).values()) == short
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,7 @@ class Comparison:
         show_page(self.write(), height)
 
     def __repr__(self) -> str:
-        table = self.summary.to_string(index=False, line_width=_WIDTH)
-        return f"{self._title}\n{table}\n{self.verdict}"
+        return f"{self._title}\n{_fitting(self.summary)}\n{self.verdict}"
 
     def _repr_html_(self) -> str:
         sentences = "<br>".join(html.escape(line) for line in self.verdict.splitlines())
@@ -114,6 +113,17 @@ class Comparison:
     @property
     def _title(self) -> str:
         return f"Comparison of {counted(len(self._compared.runs), 'run')}"
+
+
+def _fitting(table: "pandas.DataFrame") -> str:
+    """Return the first columns of a table that fit into a line, as text, and the other names."""
+    names = [str(name) for name in table.columns]
+    for count in range(len(names), 0, -1):
+        text = str(table.iloc[:, :count].to_string(index=False))
+        if max(map(len, text.splitlines())) <= _WIDTH or count == 1:
+            break
+    left_out = ", ".join(names[count:])
+    return f"{text}\nfurther columns of summary: {left_out}" if left_out else text
 
 
 def compare(

@@ -20,7 +20,6 @@ from hydratune.adapters.folder import use_saved_settings
 from hydratune.api.rows import named_as_given, write_rows
 from hydratune.composition.arguments import check_settings, read_arguments, repeated_settings
 from hydratune.composition.mappings import (
-    mapping_of,
     mapping_override,
     mapping_settings,
     schema_problem,
@@ -152,8 +151,6 @@ def _typed(key: str, value: object, is_sweep: bool) -> str:
     """Return a setting in a mapping as it is typed."""
     if isinstance(value, Mapping) and value:
         return mapping_override(key.lstrip("+"), value)
-    if mapping_of(key):  # an entry of a mapping, which may be new
-        key = f"++{key}"
     if not is_sweep:
         return f"{key}={value_text(key, value)}"
     if isinstance(value, list | tuple) and "list" not in setting_type(key):

@@ -8,10 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from hydratune.console import console, relative_path
-from hydratune.export.exporting import PARITY_FILE, Compared, export_run
+from hydratune.export.exporting import Compared, export_run
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import ExportConfig
 from hydratune.settings.overrides import as_typed
+from hydratune.settings.paths import PARITY_FILE
 
 
 def run(config: ExportConfig, _: RunDirectory) -> None:

@@ -10,11 +10,13 @@ from hydratune.planning.plan import make_plan
 from hydratune.planning.probe import run_probe
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.commands import PlanConfig
+from hydratune.settings.overrides import typed_overrides
 
 
 def run(config: PlanConfig, _: RunDirectory) -> None:
     """Print the plan of a run, and write it as plan.json and report.html."""
-    choose_folder(config)
-    overrides = typed_of_train(HydraConfig.get().overrides.task)
+    words = typed_overrides(HydraConfig.get().overrides.task)
+    choose_folder(config, words)
+    overrides = typed_of_train(words)
     probe = run_probe(config, overrides) if config.probe else None
-    show(config, make_plan(config, overrides, probe))
+    show(config, make_plan(config, overrides, probe), words)

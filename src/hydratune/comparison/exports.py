@@ -14,7 +14,7 @@ from hydratune.comparison.entries import Entry, score_of, varying_settings
 from hydratune.comparison.pictures import FORMATS, draw_pictures
 from hydratune.comparison.runs import Run
 from hydratune.comparison.ties import PairedTest
-from hydratune.comparison.verdict import describe_outcome, describe_state
+from hydratune.comparison.verdict import describe_end, describe_outcome, describe_state
 from hydratune.errors import InputError
 from hydratune.metric_format import heading, mean_and_spread, with_interval
 from hydratune.records.files import atomic, write_json, write_text
@@ -89,7 +89,7 @@ def _record(
         "place": position + 1 if is_ranked else None,
         "name": run.name,
         "run": str(run.path),
-        "state": describe_state(run),
+        "state": describe_end(run),  # to be filtered by: "finished"
     }
     record |= {f"setting/{key}": run.settings.get(key) for key in keys}
     record |= {key: run.value(key) for key in metrics}

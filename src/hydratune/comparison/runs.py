@@ -62,6 +62,16 @@ class Run:
         return self.metrics.get("forgetting/within_budget") is False
 
     @property
+    def stopped_early(self) -> tuple[int, int] | None:
+        """The step after which early stopping ended training, of how many; None: it did not."""
+        own = [
+            nested_value(self.metrics, "settings", "objective", "stopped_early", name)
+            for name in ("step", "planned")
+        ]
+        step, planned = (value if isinstance(value, int) else None for value in own)
+        return None if step is None or planned is None else (step, planned)
+
+    @property
     def only_logged(self) -> bool:
         """Whether all that is known about the run comes from W&B's files."""
         return False

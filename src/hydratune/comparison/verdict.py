@@ -225,6 +225,15 @@ def describe_score(run: Run, by: Criterion) -> str:
 
 
 def describe_state(run: Run) -> str:
+    """Return how a run ended, in short why if it did not finish, and whether it stopped early."""
+    ended = describe_end(run)
+    if run.objective is None or run.stopped_early is None:
+        return ended
+    step, planned = run.stopped_early
+    return f"{ended}, stopped early at step {step} of {planned}"
+
+
+def describe_end(run: Run) -> str:
     """Return how a run ended, and in short why if it did not finish."""
     if run.set_aside:
         return f"set aside: {run.set_aside.partition(' (')[0]}"  # the verdict has all of it

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
 from hydratune.composition.hydra_settings import RUN_FOLDERS, hydra_problems, sweep_problems
+from hydratune.composition.mappings import as_entry
 from hydratune.composition.package_options import option_names
 from hydratune.composition.resolvers import shipped_options
 from hydratune.composition.separators import refuse_separators
@@ -135,7 +136,7 @@ def check_settings(
     """
     problems: list[Problem] = []
     result: list[str] = []
-    for setting in settings:
+    for setting in (as_entry(setting, command) for setting in settings):
         try:
             override = OverridesParser.create().parse_override(setting)
         except (HydraException, RecursionError):  # explained when Hydra refuses it

@@ -11,7 +11,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from hydratune.models.catalogue.entries import UNKNOWN, ModelFacts, models
+from hydratune.models.catalogue.entries import SHORT_NAMES, UNKNOWN, ModelFacts, models
 from hydratune.models.sources.hub import HubModel
 
 _SCHEME = "hydratune-models"
@@ -70,5 +70,6 @@ class CatalogueOptionsPath(SearchPathPlugin):
 
 
 def _name(path: str) -> str:
-    """Return ``qwen3_8b`` of ``model/qwen3_8b.yaml``."""
-    return path.strip("/").removeprefix(f"{GROUP}/").removesuffix(".yaml")
+    """Return ``qwen3_8b`` of ``model/qwen3_8b.yaml``, and the full name of a short one."""
+    name = path.strip("/").removeprefix(f"{GROUP}/").removesuffix(".yaml")
+    return SHORT_NAMES.get(name, name)

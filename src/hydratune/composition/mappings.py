@@ -10,7 +10,7 @@ from functools import cache
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydratune.errors import InputError, Problem
-from hydratune.settings.commands import COMMANDS
+from hydratune.settings.commands import COMMANDS, TrainConfig
 from hydratune.settings.overrides import UNREADABLE, quoted_value, value_text
 from hydratune.settings.registry import all_variants
 
@@ -36,14 +36,40 @@ def mapping_settings() -> frozenset[str]:
     return frozenset({*names, *_BUDGETS})
 
 
-def mapping_of(key: str) -> str:
+@cache
+def mappings_of(command: str) -> tuple[str, ...]:
+    """Return the settings of ``command`` that are mappings."""
+    kind = COMMANDS[command]
+    groups = all_variants() if issubclass(kind, TrainConfig) else ()
+    own = {field.name for field in fields(kind)} | set(groups)
+    return tuple(name for name in mapping_settings() if name.partition(".")[0] in own)
+
+
+def as_entry(setting: str, command: str) -> str:
+    """Return ``setting`` with the plus signs that Hydra asks for where it has entries of a mapping.
+
+    Whether the mapping has them already does not matter to who types them.
+    """
+    begins = tuple(f"{name}{sign}" for name in mappings_of(command) for sign in (".", "={"))
+    return f"++{setting}" if setting.startswith(begins) else setting
+
+
+def mapping_of(key: str, command: str) -> str:
     """Return the setting that is a mapping in which ``key`` would be an entry, or ""."""
-    return next((name for name in mapping_settings() if key.startswith(f"{name}.")), "")
+    return next((name for name in mappings_of(command) if key.startswith(f"{name}.")), "")
 
 
-def advice_for_entry(key: str, value: str) -> str:
+def entries_of(key: str, values: Mapping[str, str]) -> str:
+    """Return the entries of the mapping ``key`` that were typed one by one, in braces, or ""."""
+    own = {k: value for k, value in values.items() if k.startswith(f"{key}.")}
+    entries = ",".join(f"{k.removeprefix(f'{key}.')}:{value}" for k, value in own.items())
+    return f"{{{entries}}}" if own else ""
+
+
+def advice_for_entry(key: str, value: str, command: str) -> str:
     """Return how an entry is typed, such as ``optimizer.lr_groups.lora_B=16``."""
-    return f"an entry of {mapping_of(key)} is added with +: {shlex.quote(f'+{key}={value}')}"
+    mapping = mapping_of(key, command)
+    return f"an entry of {mapping} is added with +: {shlex.quote(f'+{key}={value}')}"
 
 
 def advice_for_mapping(key: str, value: str) -> str:

@@ -22,6 +22,7 @@ from hydratune.composition.hydra_settings import fix_of_sweep, launcher_problem
 from hydratune.composition.mappings import (
     advice_for_entry,
     advice_for_mapping,
+    entries_of,
     mapping_of,
     mapping_settings,
 )
@@ -336,20 +337,19 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
         return not_given(of_interpolation[1] if of_interpolation else key)
     original = _first_lines(str(cause), 1)
     message = plain_reason(key, original)
-    if values.get(key, "").startswith("{"):
+    if values.get(key, "").startswith("{") and key not in mapping_settings():
         return _wrong_mapping(key, values[key], message)
     if key in mapping_settings() and "mapping" in message:
         return Problem(key, values.get(key, ""), message, advice_for_mapping(key, values[key]))
     if "not in" in message or (match and cause is failure.error):
-        if mapping_of(key):
+        value = values.get(key) or entries_of(key, values)
+        if mapping_of(key, failure.command):
             why = "it is an entry of a mapping, which has none of this name yet"
-            return Problem(
-                key, values.get(key, ""), why, advice_for_entry(key, values.get(key, ""))
-            )
+            return Problem(key, value, why, advice_for_entry(key, value, failure.command))
         kind = getattr(cause, "object_type", None)
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
         group = key.rpartition(".")[0]
-        return unknown_setting(key, values.get(key, ""), names, group, failure)
+        return unknown_setting(key, value, names, group, failure)
     typed_list = re.fullmatch(r"\[(.+)\]", values.get(key, ""))
     if typed_list and "list" not in setting_type(key) and key not in mapping_settings():
         sweep = shlex.quote(f"{key}={typed_list[1]}")
@@ -369,10 +369,7 @@ def _wrong_setting(failure: _Failure) -> Problem | None:
 
 
 def _wrong_mapping(key: str, value: str, message: str) -> Problem:
-    """Return the problem of a mapping that was typed as a whole."""
-    if key in mapping_settings():
-        why = "entries of a mapping are added"
-        return Problem(key, value, why, advice_for_mapping(key, value))
+    """Return the problem of a mapping that was typed for a setting that is none."""
     fix = describe_type(key)
     if key.startswith("hydra"):
         fix = f"{SHOW_LAUNCHER} shows what there is"

@@ -220,7 +220,7 @@ def _no_such_embedding(config: TrainConfig, reader: Reader, token: int, where: s
     )
     new = ",".join(map(str, range(rows, size)))
     rows_trained = (
-        f"+adapter.extra.trainable_token_indices=[{new}]"
+        f"adapter.extra.trainable_token_indices=[{new}]"
         if size - rows <= _FEW_TOKENS
         else "adapter.modules_to_save=[embed_tokens]"
     )

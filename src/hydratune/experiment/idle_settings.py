@@ -44,6 +44,7 @@ class IdleRule:
     reason: Callable[[TrainConfig], str]  # empty: they have an effect
     remedy: str = ""  # a setting with which they have one
     is_label: bool = False  # they are not meant to have one
+    is_limit: bool = False  # they may end training, and null removes a limit of other settings
 
     def covers(self, key: str) -> bool:
         """Return whether the rule is about a setting."""
@@ -65,13 +66,16 @@ def remedy(settings: TrainConfig, key: str) -> str:
 def without_effect(settings: TrainConfig, overrides: Sequence[str]) -> Iterator[str]:
     """Yield a sentence for each of the typed ``overrides`` that changes nothing of the run."""
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
-        if any(rule.is_label and rule.covers(key) for rule in RULES):
+        key, _, value = override.lstrip("+").partition("=")
+        own = [rule for rule in RULES if rule.covers(key)]
+        is_limit = any(rule.is_limit for rule in own)
+        if any(rule.is_label for rule in own) or (is_limit and value.lower() in ("null", "")):
             continue
         if reason := idle_reason(settings, key):
             advice = remedy(settings, key)
             fix = f"; to use it, set {shlex.quote(advice)}" if advice else ""
-            yield f"{override} has no effect: {reason}{fix}"
+            what = "does not limit training" if is_limit else "has no effect"
+            yield f"{override} {what}: {reason}{fix}"
 
 
 def effective(settings: TrainConfig) -> Mapping[str, object]:
@@ -206,9 +210,9 @@ RULES: tuple[IdleRule, ...] = (
         lambda _: "it says where runs are mirrored, and changes none of their results",
         is_label=True,
     ),
-    IdleRule(("trainer.max_epochs",), _epochs, "trainer.max_steps=null"),
-    IdleRule(("trainer.max_steps",), _steps),
-    IdleRule(("trainer.early_stopping_patience",), _patience),
+    IdleRule(("trainer.max_epochs",), _epochs, "trainer.max_steps=null", is_limit=True),
+    IdleRule(("trainer.max_steps",), _steps, is_limit=True),
+    IdleRule(("trainer.early_stopping_patience",), _patience, is_limit=True),
     IdleRule(
         ("optimizer.decay_ratio",),
         _unless(_has_schedule(Schedule.wsd), "only optimizer.schedule=wsd uses it"),

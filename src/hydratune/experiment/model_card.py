@@ -14,6 +14,7 @@ from hydratune.adapters.attach import count_parameters
 from hydratune.adapters.base import PeftAdapter
 from hydratune.adapters.folder import CARD_FILE, BaseModel, describe_adapter, weights_of
 from hydratune.evaluation.result_rows import MeasuredValues, answer_metrics, changes
+from hydratune.experiment.idle_settings import effective
 from hydratune.experiment.job import Job
 from hydratune.experiment.tracker import name_of_data, short_commit
 from hydratune.metric_format import heading, with_interval, with_unit
@@ -25,7 +26,7 @@ from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.model import Quantization
 from hydratune.settings.monitor import Monitor
-from hydratune.settings.registry import flat, plain
+from hydratune.settings.registry import plain
 from hydratune.settings.secrets import mask
 from hydratune.settings.tracking import TEXT_SETTINGS
 from hydratune.tracking.environment import versions
@@ -173,8 +174,8 @@ def _training(job: Job) -> str:
 
 
 def _settings(job: Job) -> Iterator[tuple[str, object]]:
-    """Yield the settings that decide what is learnt, without texts and without paths."""
-    for key, value in flat(plain(job.config)).items():
+    """Yield the settings that decided what was learnt, without texts and without paths."""
+    for key, value in effective(job.config).items():
         is_listed = key.split(".")[0] in _SETTINGS or key in _OTHER_SETTINGS
         is_off = not value and key not in _OTHER_SETTINGS
         if not is_listed or is_off or key in _LEFT_OUT or key.rpartition(".")[2] in TEXT_SETTINGS:

@@ -51,6 +51,9 @@ def collect(
         few_shot = {"shots": len(job.examples)} if system == "fewshot" else {}
         result.settings[system] = {**settings, **few_shot}
     result.settings["objective"] = _objective(monitor)
+    if fitted.stopped_early is not None:
+        step, planned = fitted.stopped_early
+        result.settings["objective"]["stopped_early"] = {"step": step, "planned": planned}
     if others := other_choices(fitted.history, monitor):
         result.settings["objective"]["other_choices"] = others
     if job.validation_set is not None:

@@ -16,6 +16,7 @@ from hydratune.records.environment import Environment
 from hydratune.records.files import read_json, write_json
 from hydratune.settings.export import ExportForm, ExportSettings, GgufType
 from hydratune.settings.model import Quantization
+from hydratune.settings.paths import PARITY_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from hydratune.export.limits import Limits
     from hydratune.export.parity import Parity, Reading
 
-PARITY_FILE = "parity.json"
 FORMAT = "hydratune export 1"
 _GGUF_BYTES = {GgufType.f32: 4.0, GgufType.f16: 2.0, GgufType.bf16: 2.0, GgufType.q8_0: 1.07}
 
@@ -52,8 +52,9 @@ class Compared:
 def export_run(config: ExportSettings) -> tuple[Path, list[Compared]]:
     """Export a run. Returns the folder that was written, and what the check says of each form.
 
-    Raises ``RunError`` where a form is too far from the run's model: the export is kept under
-    another name. Nothing is left behind that looks like an export if this ends otherwise.
+    Raises ``RunError`` where a form is too far from the run's model: it is kept under another name,
+    and the other forms are written. Nothing is left behind that looks like an export if this ends
+    otherwise.
     """
     finished = open_run(config.run)
     require_adapter(finished.record, "export")
@@ -67,21 +68,43 @@ def export_run(config: ExportSettings) -> tuple[Path, list[Compared]]:
     with output.staged(folder) as temporary:
         compared = _write_all(opened, config, temporary)
         write_json(temporary / PARITY_FILE, _record(opened, config, compared))
-        failed = [f"{c.form.value}: {why}" for c in compared for why in c.violations]
-        if failed:
-            place = output.set_aside(temporary, folder, "; ".join(failed))
-            reasons = "\n  ".join(failed)
-            found = {c.form: c.violations for c in compared}
-            rounded = {c.form for c in compared if c.is_rounded}
-            todo = "\n".join(rejected.advice(config, found, rounded))
-            raise RunError(
-                f"the export is not the model of the run:\n  {reasons}\nit was kept as"
-                f" {place}, with parity.json; {folder} was not written\n{todo}"
-            )
-        output.give_usual_permissions(temporary)
-        for sealed in (temporary, *(p for p in temporary.iterdir() if p.is_dir())):
-            digests.seal(sealed)
+        refusal = _set_bad_forms_aside(opened, config, compared, temporary, folder)
+        if temporary.is_dir():
+            output.give_usual_permissions(temporary)
+            for sealed in (temporary, *(p for p in temporary.iterdir() if p.is_dir())):
+                digests.seal(sealed)
+    if refusal is not None:  # after the good forms have got their name
+        raise refusal
     return folder, compared
+
+
+def _set_bad_forms_aside(
+    opened: OpenedRun,
+    config: ExportSettings,
+    compared: Sequence[Compared],
+    temporary: Path,
+    folder: Path,
+) -> RunError | None:
+    """Move the forms beyond their limits to another name. Returns what is said of them, if any."""
+    bad = [c for c in compared if c.violations]
+    good = [c for c in compared if not c.violations]
+    if not bad:
+        return None
+    failed = [f"{c.form.value}: {why}" for c in bad for why in c.violations]
+    names = [c.form.value for c in bad] if good else None
+    place = output.set_aside(temporary, folder, "; ".join(failed), names)
+    todo = rejected.advice(config, {c.form: c.is_rounded for c in bad})
+    what, kept = "the export", f"it was kept as {place}, with parity.json; {folder} was not written"
+    if good:
+        write_json(place / PARITY_FILE, _record(opened, config, bad))
+        write_json(temporary / PARITY_FILE, _record(opened, config, good))
+        what = "a part of the export"
+        kept = (
+            f"rejected, and kept in {place}: {', '.join(c.form.value for c in bad)}\n"
+            f"within the limits, and written to {folder}: {', '.join(c.form.value for c in good)}"
+        )
+    lines = [f"{what} is not the model of the run:", *(f"  {reason}" for reason in failed)]
+    return RunError("\n".join([*lines, kept, *todo]))
 
 
 def _write_all(opened: OpenedRun, config: ExportSettings, folder: Path) -> list[Compared]:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,15 +79,25 @@ def give_usual_permissions(folder: Path) -> None:
             path.chmod(0o666 & ~mask)
 
 
-def set_aside(temporary: Path, folder: Path, why: str) -> Path:
-    """Keep a failed export under a name that says so, and return where."""
+def set_aside(temporary: Path, folder: Path, why: str, forms: Sequence[str] | None = None) -> Path:
+    """Keep a failed export under a name that says so, and return where.
+
+    ``forms``: the folders of the forms that failed, if others are good; None: all of it.
+    """
     places = (folder.with_name(f"{folder.name}.{_REJECTED}"), *_numbers(folder))
     place = next(p for p in places if not p.exists())
     text = f"# Rejected\n\nDo not use this export: {why}.\n\nparity.json has the numbers.\n"
-    write_text(temporary / REJECTED_FILE, text)
-    for card in temporary.rglob("README.md"):
-        card.write_text(text, "utf-8")
-    temporary.rename(place)
+    for bad in [temporary] if forms is None else [temporary / form for form in forms]:
+        for card in bad.rglob("README.md"):
+            card.write_text(text, "utf-8")
+    if forms is None:
+        write_text(temporary / REJECTED_FILE, text)
+        temporary.rename(place)
+        return place
+    place.mkdir()
+    write_text(place / REJECTED_FILE, text)
+    for form in forms:
+        (temporary / form).rename(place / form)
     return place
 
 

@@ -1,31 +1,21 @@
 """What can be done where an export is too far from the run's model."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from hydratune.settings.export import ExportForm, ExportSettings, GgufType, StoredType
 from hydratune.settings.model import Quantization
 
 
-def advice(
-    config: ExportSettings,
-    violations: Mapping[ExportForm, Sequence[str]],
-    rounded: Collection[ExportForm],
-) -> Iterator[str]:
-    """Yield what to type instead. ``violations``: of each form, what is beyond its limits;
-    ``rounded``: the forms whose weights have fewer bits than the run's.
-    """
-    for form in (form for form, found in violations.items() if found):
-        if form in rounded and (finer := _finer(form, config)):
+def advice(config: ExportSettings, rejected: Mapping[ExportForm, bool]) -> Iterator[str]:
+    """Yield what to type instead. ``rejected``: of each form, whether its weights are rounded."""
+    for form, is_rounded in rejected.items():
+        if is_rounded and (finer := _finer(form, config)):
             yield (
                 f"{form.value}: {finer} rounds the weights less; if you accept the loss, set the"
                 " limits that are named above"
             )
         else:
             yield f"{form.value}: rounding does not explain this; please report it"
-    good = [form.value for form, found in violations.items() if not found]
-    if good:
-        forms = good[0] if len(good) == 1 else f"[{','.join(good)}]"
-        yield f"within the limits, and exported alone by form={forms}: {', '.join(good)}"
 
 
 def _finer(form: ExportForm, config: ExportSettings) -> str:

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -28,11 +28,11 @@ from hydratune.records.sweep import (
     SWEEP_FILE,
     SweepJob,
     WandbSweep,
+    chosen_values,
     read_sweep,
     read_wandb_sweep,
 )
 from hydratune.settings.monitor import Monitor
-from hydratune.settings.registry import override_key
 from hydratune.sweeps.added_jobs import ADDED_FILE, added_words, words_of_sweep
 from hydratune.sweeps.executors.submitted import SUBMITTED_FILE, submitted_ids
 
@@ -216,9 +216,8 @@ def view_sweep(folder: Path, locks: HeldLocks) -> SweepView:
         words_of_sweep(folder), added_words(folder)
     with _readable(folder, SUBMITTED_FILE):
         ids = submitted_ids(folder)
-    keys = dict.fromkeys(key for job in jobs.values() for key in job.varying)
     views = tuple(
-        _view(folder / name, locks, _chosen(job, keys), ids.get(name, ""))
+        _view(folder / name, locks, chosen_values(job, jobs.values()), ids.get(name, ""))
         for name, job in jobs.items()
     )
     return SweepView(folder, views, locks.process(folder))
@@ -235,12 +234,6 @@ def _readable(sweep: Path, file: str) -> Iterator[None]:
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise RunError(f"{sweep / file} is not as hydratune writes it ({why}); {hint}") from error
-
-
-def _chosen(job: SweepJob, keys: Iterable[str]) -> Mapping[str, str]:
-    """Return what a job has for the settings that vary in its sweep."""
-    own = {override_key(word): word.partition("=")[2] for word in job.overrides}
-    return {key: value for key in keys if (value := job.varying.get(key, own.get(key))) is not None}
 
 
 def _view(folder: Path, locks: HeldLocks, varying: Mapping[str, str], submitted: str) -> RunView:

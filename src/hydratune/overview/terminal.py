@@ -21,7 +21,7 @@ from hydratune.overview.collect import (
 from hydratune.settings.monitor import Monitor
 from hydratune.settings.overrides import quoted_value
 from hydratune.settings.secrets import mask
-from hydratune.wording import counted
+from hydratune.wording import counted, short_value, short_values
 
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "lost": "red"}
 _FOLDER_SETTING = "hydra.sweep.dir="
@@ -106,11 +106,12 @@ def _table_of_jobs(jobs: Sequence[RunView], monitor: Monitor) -> Table:
     heads = ["job" if keys else "run", *settings, "state", "since", "where", "step", "loss"]
     table = Table(*map(escape, heads), highlight=False)
     table.add_column(escape(monitor.title), justify="right")
+    shown = {key: short_values(job.varying.get(key, "") for job in jobs) for key in keys}
     for job in jobs:
         step, loss, value = job.last.get("step"), job.last.get("train/loss"), job.value(monitor)
         table.add_row(
             escape(_plain(job.name)),
-            *(escape(_plain(job.varying.get(key, ""))) for key in keys),
+            *(escape(_plain(shown[key][job.varying.get(key, "")])) for key in keys),
             _coloured(job.state),
             _when(job.since),
             escape(job.where),
@@ -169,7 +170,7 @@ def _how_to_continue(sweep: SweepView) -> Iterator[str]:
 def _settings_of(job: RunView) -> str:
     if not job.varying:
         return ""
-    parts = (f"{key.rpartition('.')[2]}={value}" for key, value in job.varying.items())
+    parts = (f"{key.rpartition('.')[2]}={short_value(value)}" for key, value in job.varying.items())
     return f" ({escape(_plain(', '.join(parts)))})"
 
 

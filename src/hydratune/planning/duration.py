@@ -120,12 +120,12 @@ def operations_per_token(needs: Needs) -> float:
 def _flops(device: Device | None) -> tuple[float | None, str]:
     if device is not None:
         return device.flops, device.name
-    return _measured_flops(), "this machine's CPU"
+    return _flops_of_cpu(), "this machine's CPU"
 
 
 @cache
-def _measured_flops() -> float:
-    """Return the operations per second of matrix products on this machine, measured once."""
+def _flops_of_cpu() -> float:
+    """Return the arithmetic of this machine, measured once for all trials of a plan."""
     import torch
 
     a = torch.ones(_MATRIX, _MATRIX)

@@ -1,6 +1,8 @@
 """Where a plan goes: the terminal, plan.json and report.html."""
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from rich.table import Table
 
 from hydratune import digests
 from hydratune.console import console, section
+from hydratune.data.rows import stable_hash
 from hydratune.errors import ConfigError, Problem
 from hydratune.planning import page, terminal
 from hydratune.planning.plan import Plan
@@ -17,9 +20,11 @@ from hydratune.planning.sweep_trials import MODEL_COLUMNS
 from hydratune.records.files import write_json, write_text
 from hydratune.settings.commands import PlanConfig, TrainConfig
 from hydratune.settings.overrides import typed_overrides
+from hydratune.settings.registry import override_key
 
 _FILES = {"plan.json", "report.html", digests.INDEX}
 _PLACE = Path("outputs/plan")
+_SHOWN = ("output", "html", "json")  # settings that say where and how a plan is shown
 # settings that train does not have
 _OWN = {f.name for f in fields(PlanConfig)} - {f.name for f in fields(TrainConfig)}
 
@@ -30,12 +35,14 @@ def typed_of_train(overrides: object) -> list[str]:
     return [str(o) for o in every if str(o).lstrip("+").partition("=")[0] not in _OWN]
 
 
-def choose_folder(config: PlanConfig) -> Path:
+def choose_folder(config: PlanConfig, typed: Sequence[str], is_sweep: bool = False) -> Path:
     """Return the folder for the files of a plan, before anything is planned.
+
+    Plans for which other words were ``typed`` have other folders.
 
     Raises ``ConfigError`` for a file, and for a folder with other contents.
     """
-    folder = Path(config.output) if config.output else _PLACE / str(config.name)
+    folder = Path(config.output) if config.output else _PLACE / _name(config, typed, is_sweep)
     why = ""
     if any(part.is_file() for part in (folder, *folder.parents)):
         why = "this path is, or passes through, a file"
@@ -49,10 +56,19 @@ def choose_folder(config: PlanConfig) -> Path:
     return folder
 
 
-def show(config: PlanConfig, plan: Plan, sweep: SweepPlan | None = None) -> None:
+def _name(config: PlanConfig, typed: Sequence[str], is_sweep: bool) -> str:
+    """Return ``<name>-<model>-<hash>``, or ``<name>-sweep-<hash>``."""
+    words = sorted(word for word in typed if override_key(word) not in _SHOWN)
+    what = "sweep" if is_sweep else re.sub(r"[^\w.-]+", "-", str(config.model.name))
+    return f"{config.name}-{what}-{stable_hash(words)[:8]}"
+
+
+def show(
+    config: PlanConfig, plan: Plan, typed: Sequence[str], sweep: SweepPlan | None = None
+) -> None:
     """Print a plan, and write plan.json and report.html."""
     content = {**plan.content(), **({"sweep": sweep.content()} if sweep is not None else {})}
-    folder = choose_folder(config)
+    folder = choose_folder(config, typed, sweep is not None)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "plan.json", content)
     if config.html:
@@ -69,6 +85,9 @@ def show(config: PlanConfig, plan: Plan, sweep: SweepPlan | None = None) -> None
         section("its largest trial")
     for part in terminal.render(plan):
         console.print(part, soft_wrap=isinstance(part, str))
+    for model, first in sweep.first_sweeps if sweep is not None else ():
+        for part in terminal.first_sweep_lines(first, f" for {model}"):
+            console.print(part, soft_wrap=True)
     name = "report.html" if config.html else "plan.json"
     others = "  [dim](and plan.json)" if config.html else ""
     console.print(f"plan        {escape(str(folder / name))}{others}", soft_wrap=True)

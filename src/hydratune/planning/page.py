@@ -40,7 +40,10 @@ def render(plan: Plan, sweep: SweepPlan | None) -> str:
         picture=stacked(places),
         places=[place_cells(memory) for memory in places],
         warnings=plan.warnings,
-        first=plan.first_sweep,
+        first_sweeps=[
+            (str(config.model.name), plan.first_sweep),
+            *(sweep.first_sweeps if sweep is not None else ()),
+        ],
         sweep=sweep,
         model_columns=MODEL_COLUMNS,
         probe=None if plan.probe is None else gib(plan.probe.peak_memory),

@@ -1,7 +1,7 @@
 """Everything that is planned of one run, as plain values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -96,23 +96,34 @@ def make_plan(config: PlanConfig, overrides: Sequence[str], probe: Probe | None)
     Raises ``InputError`` for what ``train`` would refuse after it has loaded the model.
     """
     needs = needs_of(config)
-    device = chosen_device(config.device)
     here = this_machine(config)
     places = list(accelerators(config))
-    timed = next((p for p in places if device is not None and p.name == device.name), here)
+    timed = _timed_place(config)
     taken = duration(needs, config, timed, probe)
-    window = _window(needs)
     return Plan(
         needs,
         needs.at(here),
         tuple(needs.at(place) for place in places),
         taken,
         licence.licence_of(config.model, needs.structure.facts, config.intended_use),
-        window,
+        _window(needs),
         (*advice.memory_warnings(needs, timed), *advice.warnings(needs, taken.steps)),
         advice.first_sweep(needs, overrides),
         probe,
     )
+
+
+def with_probe(plan: Plan, config: PlanConfig, probe: Probe) -> Plan:
+    """Return a plan of the settings ``config`` with the time that a probe measured."""
+    taken = duration(plan.needs, config, _timed_place(config), probe)
+    return replace(plan, duration=taken, probe=probe)
+
+
+def _timed_place(config: PlanConfig) -> Place:
+    """Return where training is timed: on ``config.device``, or on this machine."""
+    device = chosen_device(config.device)
+    named = (p for p in accelerators(config) if device is not None and p.name == device.name)
+    return next(named, None) or this_machine(config)
 
 
 def needs_of(config: PlanConfig) -> Needs:

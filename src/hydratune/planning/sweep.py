@@ -8,16 +8,23 @@ from omegaconf import DictConfig
 
 from hydratune.cores import cpu_count
 from hydratune.planning.output import show, typed_of_train
-from hydratune.planning.plan import Plan, make_plan
+from hydratune.planning.plan import Plan, make_plan, with_probe
 from hydratune.planning.probe import run_probe
 from hydratune.planning.sweep_plan import (
     SweepPlan,
-    largest,
     lines_of,
     memory_of_pack,
     steps_with_halving,
 )
-from hydratune.planning.sweep_trials import model_cells, models, trial_lines
+from hydratune.planning.sweep_trials import (
+    by_model,
+    first_sweeps,
+    largest,
+    model_cells,
+    models,
+    of_one_model,
+    trial_lines,
+)
 from hydratune.planning.terminal import amount, spoken
 from hydratune.settings.commands import PlanConfig
 from hydratune.settings.registry import typed
@@ -64,17 +71,34 @@ def plan_search(
 
 
 def _plans(jobs: Sequence[PlannedJob], sweep: DictConfig) -> dict[int, Plan]:
-    plans: dict[int, Plan] = {}
-    probe = None
-    for number, job in enumerate(jobs):
-        config = typed(job.composed, PlanConfig)
-        config.name = job.settings.name
-        if number == 0:
-            config.check()
-            overrides = typed_of_train(job.job.overrides)
-            probe = run_probe(config, overrides) if config.probe else None
-        plans[number] = make_plan(config, typed_of_train(sweep.hydra.overrides.task), probe)
+    """Return the plan of each trial, with the rate of a probe of its own base model."""
+    typed_words = typed_of_train(sweep.hydra.overrides.task)
+    configs, plans = [_plan_config(job) for job in jobs], {}
+    configs[0].check()
+    for number, (job, config) in enumerate(zip(jobs, configs, strict=True)):
+        words = of_one_model(typed_words, job.job.overrides)
+        plans[number] = make_plan(config, words, None)
+    if not configs[0].probe:
+        return plans
+    for numbers in by_model(plans).values():
+        most = max(numbers, key=lambda n: plans[n].here.total)
+        if plans[most].here.fits is False and len(numbers) < len(plans):
+            continue  # another model is probed; trial_lines says that this one does not fit
+        probe = run_probe(configs[most], typed_of_train(jobs[most].job.overrides))
+        plans |= {n: with_probe(plans[n], configs[n], probe) for n in numbers}
     return plans
+
+
+def _typed_words(sweep: DictConfig) -> list[str]:
+    """Return what was typed of the sweep, with what concerns the launcher and the sweeper."""
+    own = [word for word in sweep.hydra.overrides.hydra if not word.startswith("hydra.mode=")]
+    return [*map(str, sweep.hydra.overrides.task), *map(str, own)]
+
+
+def _plan_config(job: PlannedJob) -> PlanConfig:
+    config = typed(job.composed, PlanConfig)
+    config.name = job.settings.name
+    return config
 
 
 def _show(
@@ -114,10 +138,9 @@ def _show(
         pack_memory,
         (*lines, *(trial_lines(plans) if len(plans) == trials else ())),
         tuple(map(model_cells, models(plans))),
+        first_sweeps(plans),
     )
-    config = typed(jobs[0].composed, PlanConfig)
-    config.name = jobs[0].settings.name
-    show(config, largest(plans), result)
+    show(_plan_config(jobs[0]), largest(plans), _typed_words(sweep), result)
 
 
 def _total(plans: Sequence[Plan], share: float) -> tuple[float | None, float | None]:
@@ -133,7 +156,7 @@ def _total(plans: Sequence[Plan], share: float) -> tuple[float | None, float | N
 
 
 def _said(plans: Sequence[Plan], seconds: float | None, money: float | None, at_once: int) -> str:
-    basis = plans[0].duration.basis.value
+    basis = ", ".join(dict.fromkeys(plan.duration.basis.value for plan in plans))
     if seconds is None:
         return f"time: {basis}"
     cost = "" if money is None else f", {amount(money)} at price_per_hour"

@@ -1,10 +1,10 @@
 """What a sweep needs and costs: trials, packs, total time, halving's share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from hydratune.planning.advice import FirstSweep
 from hydratune.planning.memory import Memory
-from hydratune.planning.plan import Plan
 from hydratune.planning.sweep_trials import MODEL_COLUMNS
 from hydratune.settings.commands import TrainConfig
 from hydratune.sweeps.options import PackOptions
@@ -26,6 +26,8 @@ class SweepPlan:
     pack_memory: int | None  # bytes of the largest pack on this machine; None: there is no pack
     lines: tuple[str, ...]
     models: tuple[tuple[str, ...], ...] = ()  # if they differ: of each what MODEL_COLUMNS name
+    # (model, sweep) of the models other than that of the largest trial
+    first_sweeps: tuple[tuple[str, FirstSweep], ...] = ()
 
     def content(self) -> dict[str, object]:
         """Return what plan.json says of it."""
@@ -39,6 +41,7 @@ class SweepPlan:
             "money": self.money,
             "pack_memory": self.pack_memory,
             "models": [dict(zip(MODEL_COLUMNS, cells, strict=True)) for cells in self.models],
+            "first_sweeps": {name: asdict(sweep) for name, sweep in self.first_sweeps},
         }
 
 
@@ -107,8 +110,3 @@ def _packs(sizes: Sequence[int]) -> str:
     if len(sizes) == 1:
         return f"1 pack of {jobs}, on one base model"
     return f"{len(sizes)} packs of {jobs}, each on one base model"
-
-
-def largest(plans: Mapping[int, Plan]) -> Plan:
-    """Return the plan of the trial that takes most memory."""
-    return max(plans.values(), key=lambda plan: plan.here.total)

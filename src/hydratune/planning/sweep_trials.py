@@ -4,9 +4,11 @@ the models side by side.
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from hydratune.planning.advice import FirstSweep
 from hydratune.planning.plan import Plan
 from hydratune.planning.terminal import amount, gib, spoken
 from hydratune.settings.data import Level
+from hydratune.settings.registry import override_key
 from hydratune.wording import counted
 
 MODEL_COLUMNS = (
@@ -21,6 +23,7 @@ MODEL_COLUMNS = (
     "commercial use",
 )
 _UNKNOWN = "unknown"
+_CHOOSE_MODEL = ("model", "experiment")  # options with a base model
 
 
 def trial_lines(plans: Mapping[int, Plan]) -> Iterator[str]:
@@ -46,14 +49,34 @@ def _named(numbers: Sequence[int], plans: Mapping[int, Plan]) -> str:
     return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
+def by_model(plans: Mapping[int, Plan]) -> dict[str, list[int]]:
+    """Return the numbers of the trials of each base model."""
+    found: dict[str, list[int]] = {}
+    for number, plan in plans.items():
+        found.setdefault(str(plan.needs.config.model.name), []).append(number)
+    return found
+
+
 def models(plans: Mapping[int, Plan]) -> list[Plan]:
     """Return the trial of each base model that needs most; none if all have the same."""
-    largest: dict[str, Plan] = {}
-    for plan in plans.values():
-        name = str(plan.needs.config.model.name)
-        if name not in largest or plan.here.total > largest[name].here.total:
-            largest[name] = plan
-    return list(largest.values()) if len(largest) > 1 else []
+    found = [largest({n: plans[n] for n in numbers}) for numbers in by_model(plans).values()]
+    return found if len(found) > 1 else []
+
+
+def first_sweeps(plans: Mapping[int, Plan]) -> tuple[tuple[str, FirstSweep], ...]:
+    """Return a sweep with which to begin for each model other than that of the largest trial."""
+    shown = str(largest(plans).needs.config.model.name)
+    every = ((str(plan.needs.config.model.name), plan.first_sweep) for plan in models(plans))
+    return tuple((name, sweep) for name, sweep in every if name != shown)
+
+
+def of_one_model(typed: Sequence[str], trial: Sequence[str]) -> list[str]:
+    """Return what was typed of a sweep, with that model of several that one trial has."""
+    own = {override_key(word): word for word in trial}
+    return [
+        own.get(key, word) if key in _CHOOSE_MODEL or key.startswith("model.") else word
+        for word, key in ((word, override_key(word)) for word in typed)
+    ]
 
 
 def model_cells(plan: Plan) -> tuple[str, ...]:
@@ -71,3 +94,8 @@ def model_cells(plan: Plan) -> tuple[str, ...]:
         plan.licence.name,
         plan.licence.commercial_use,
     )
+
+
+def largest(plans: Mapping[int, Plan]) -> Plan:
+    """Return the plan of the trial that takes most memory."""
+    return max(plans.values(), key=lambda plan: plan.here.total)

@@ -6,6 +6,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from hydratune.planning.advice import FirstSweep
 from hydratune.planning.duration import Basis, Duration
 from hydratune.planning.licence import Licence, Verdict
 from hydratune.planning.memory import PARTS, Memory
@@ -159,6 +160,11 @@ def render(plan: Plan) -> Iterator[RenderableType]:
     for warning in plan.warnings:
         text = escape(f"{warning.text} (source: {warning.source})")
         yield text if warning.level is Level.off else f"[yellow]{text}"
-    yield f"[bold]a first sweep[/]: {escape(plan.first_sweep.why)}"
-    yield f"  {escape(plan.first_sweep.command)}"
-    yield f"  [dim]source: {escape(plan.first_sweep.source)}"
+    yield from first_sweep_lines(plan.first_sweep)
+
+
+def first_sweep_lines(sweep: FirstSweep, of_what: str = "") -> Iterator[str]:
+    """Yield a sweep with which to begin; ``of_what``: for which model, of several."""
+    yield f"[bold]a first sweep{escape(of_what)}[/]: {escape(sweep.why)}"
+    yield f"  {escape(sweep.command)}"
+    yield f"  [dim]source: {escape(sweep.source)}"

@@ -1,10 +1,11 @@
 """What a sweep directory contains beside its jobs: sweep.json, which says what varies."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydratune.records.files import Json, read_json, write_json
+from hydratune.settings.registry import override_key
 
 SWEEP_FILE = "sweep.json"  # in the folder of a sweep
 HYDRA_FILE = "multirun.yaml"  # likewise: the settings of the sweep, as Hydra writes them
@@ -53,6 +54,15 @@ def varying(overrides: list[list[str]]) -> list[dict[str, str]]:
     keys = dict.fromkeys(key for job in jobs for key in job)
     differing = [key for key in keys if len({job.get(key) for job in jobs}) > 1]
     return [{key: job[key] for key in differing if key in job} for job in jobs]
+
+
+def chosen_values(job: SweepJob, jobs: Iterable[SweepJob]) -> dict[str, str]:
+    """Return what a job has for the settings that vary among ``jobs``; an added job has them too,
+    though it does not differ in them from those that were added with it.
+    """
+    keys = dict.fromkeys(key for other in (*jobs, job) for key in other.varying)
+    own = {override_key(word): word.partition("=")[2] for word in job.overrides}
+    return {key: value for key in keys if (value := job.varying.get(key, own.get(key))) is not None}
 
 
 def write_sweep(

@@ -216,7 +216,7 @@ class PlanConfig(TrainConfig):
     # this machine
     device: str | None = None
     utilisation: float = 0.4  # share of the device's arithmetic that an estimate assumes
-    output: str | None = path_setting(None)  # folder; null: outputs/plan/<name>
+    output: str | None = path_setting(None)  # folder; null: outputs/plan/<name>-<model>-<hash>
     html: bool = True  # write report.html, with a picture of the memory by part
     json: bool = False  # print plan.json instead of tables
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydratune.errors import Problem
 from hydratune.settings.overrides import as_typed
-from hydratune.settings.paths import CONFIG_FILE, METRICS_FILE
+from hydratune.settings.paths import CONFIG_FILE, METRICS_FILE, PARITY_FILE
 
 NOT_GIVEN = "(not given)"  # shown in place of a value
 _EXAMPLES = {  # of the values of settings without a default, by the end of their keys
@@ -44,6 +44,10 @@ def no_run(path: Path) -> tuple[str, str]:
     why = f"this is not a run directory (no {CONFIG_FILE} in it)"
     if not path.exists():
         why = "this is not a run directory: there is no such folder"
+    if any((place / PARITY_FILE).is_file() for place in (path, path.parent)):
+        why = "this is an export, and not a run directory"
+        own = f"hydratune serve {as_typed('export', path)}"
+        return why, f"give the run that was exported; {own} answers with the export itself"
     around = next((p for p in path.parents if _is_run(p)), None)
     if around is not None:
         return why, f"{around} is one: {as_typed('run', around)}"

@@ -45,7 +45,7 @@ def entry_as_typed(key: str, name: str, value: str) -> str | None:
     None: no override can have this name. ``value`` is a word or a number.
     """
     if re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
-        return f"+{key}.{name}={value}"
+        return f"{key}.{name}={value}"
     plain = f"+{key}={{{name}: {value}}}"
     try:
         read = OverridesParser.create().parse_override(plain)._value

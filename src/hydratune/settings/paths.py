@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 CONFIG_FILE = "config.yaml"  # of a run directory: its settings
+PARITY_FILE = "parity.json"  # of an export: how far it is from its run
 METRICS_FILE = "metrics.json"  # of a run directory that is finished
 _IS_PATH = "path"  # in the metadata of a field
 

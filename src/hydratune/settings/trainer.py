@@ -118,7 +118,7 @@ class TrainerConfig:
                 yield Problem(own, values, "this callback is not used", f"add it to {key}")
             elif not isinstance(values, dict):
                 why = "the settings of a callback are a mapping"
-                yield Problem(own, values, why, f"+{own}.SETTING=VALUE")
+                yield Problem(own, values, why, f"{own}.SETTING=VALUE")
 
     def _device_problems(self) -> Iterator[Problem]:
         """Yield what does not fit the strategy: several devices, or a process of several."""

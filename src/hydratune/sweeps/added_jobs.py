@@ -98,7 +98,7 @@ def run_waiting(folder: Path) -> list[int]:
             none = [{**entry, "waits": False} for entry in entries]
             write_json(folder / ADDED_FILE, {"sweep": first, "added": none})
     if waiting:
-        console.print(f"jobs were added while the sweep ran: {counted(len(waiting), 'command')}")
+        console.print(f"added jobs that have waited start now: {counted(len(waiting), 'command')}")
     add = [sys.executable, "-m", "hydratune", "add", str(folder)]
     return [wait(subprocess.Popen([*add, *words])) for words in waiting]
 

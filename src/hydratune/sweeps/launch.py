@@ -23,6 +23,7 @@ from hydratune.records.status import Outcome
 from hydratune.records.sweep import (
     HYDRA_FILE,
     SweepJob,
+    chosen_values,
     read_study,
     read_sweep,
     read_wandb_sweep,
@@ -126,22 +127,20 @@ def _join(folder: Path, jobs: Sequence[PlannedJob], options: PackOptions | None)
         refuse_other_settings(job)
     done = [job.name for job in jobs if job.record.is_finished() or is_running(job)]
     joined = offer(folder, jobs, options)
-    left = [job.name for job in jobs if job.name not in (*joined, *done)]
-    if done:
-        console.print(f"finished or running already: job {', '.join(done)}", soft_wrap=True)
-    if joined and options is not None and options.executor.runs_alone_jobs:
-        console.print(
-            f"taken by the command that runs the sweep, as a pack beside the others: job"
-            f" {', '.join(joined)}",
-            soft_wrap=True,
-        )
-    elif joined:
-        console.print(f"joined the running pack: job {', '.join(joined)}", soft_wrap=True)
-    if left:
-        console.print(
-            f"job {', '.join(left)} is kept: it starts when the sweep's own jobs have ended",
-            soft_wrap=True,
-        )
+    every = read_sweep(folder).values()
+    is_elsewhere = options is not None and options.executor.runs_alone_jobs
+    for job in jobs:
+        values = chosen_values(job.job, every)
+        text = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
+        named = f"job {job.name} ({text})" if text else f"job {job.name}"
+        what = "is kept: it starts when the sweep's own jobs have ended"
+        if job.name in done:
+            what = "has finished or is running already"
+        elif job.name in joined and is_elsewhere:
+            what = "is taken by the command that runs the sweep, as a pack beside the others"
+        elif job.name in joined:
+            what = "joined the running pack"
+        console.print(f"{escape(mask(named))} {what}", soft_wrap=True)
 
 
 def run_jobs(

@@ -82,7 +82,11 @@ def plan(configs: Mapping[int, TrainConfig], size: int | None) -> Plan:
     packs: list[tuple[int, ...]] = []
     for numbers in groups.values():
         if len(numbers) == 1:
-            alone[numbers[0]] = "no other job has the same base model, data and precision"
+            alone[numbers[0]] = (
+                "no other job has the same base model, data and precision"
+                if len(configs) > 1
+                else "no other job is left to run"
+            )
             continue
         length = size or len(numbers)
         starts = range(0, len(numbers), length)

@@ -20,10 +20,11 @@ from hydratune.records.files import write_json
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Outcome, State, Status
-from hydratune.records.sweep import read_sweep
+from hydratune.records.sweep import SweepJob, chosen_values, read_sweep
 from hydratune.settings.monitor import Monitor
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.job_table import JobLine, choose, describe, span, summary, table
+from hydratune.wording import short_value
 
 PROGRESS_VARIABLE = "HYDRATUNE_PROGRESS"  # file for what a driver elsewhere shows
 _STORE_INTERVAL = 2.0  # seconds between two such files
@@ -41,8 +42,7 @@ class ProgressTable:
         jobs, self.monitor = read_sweep(folder), monitor or Monitor()
         self._folder = folder
         self.lines = {
-            name: _line(folder / name, jobs[name].varying if name in jobs else {}, self.monitor)
-            for name in names
+            name: _line(folder / name, _values(name, jobs), self.monitor) for name in names
         }
         self._lock = threading.Lock()
         self._live: Live | None = None
@@ -67,10 +67,9 @@ class ProgressTable:
 
     def add(self, name: str) -> None:
         """Show one more job."""
-        jobs = read_sweep(self._folder)
-        varying = jobs[name].varying if name in jobs else {}
+        values = _values(name, read_sweep(self._folder))
         with self._lock:
-            lines = {**self.lines, name: _line(self._folder / name, varying, self.monitor)}
+            lines = {**self.lines, name: _line(self._folder / name, values, self.monitor)}
             self.lines = lines  # whoever reads the lines meanwhile has the old ones
 
     def began(self, name: str) -> None:
@@ -169,10 +168,15 @@ def _reason(status: Status) -> str:
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
 
 
+def _values(name: str, jobs: Mapping[str, SweepJob]) -> Mapping[str, str]:
+    """Return what a job has for the settings that vary in its sweep."""
+    return chosen_values(jobs[name], jobs.values()) if name in jobs else {}
+
+
 def _line(folder: Path, varying: Mapping[str, str], monitor: Monitor) -> JobLine:
     """Return a job as the pack finds it; some have ended before, and count in the halving."""
     record = RunDirectory(folder)
-    words = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varying.items()]
+    words = [f"{key.rsplit('.', 1)[-1]}={short_value(value)}" for key, value in varying.items()]
     settings = mask(", ".join(words))
     if record.is_finished():
         best = RunMetrics.read(record.metrics_file).values.get("objective")

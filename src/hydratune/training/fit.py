@@ -47,6 +47,8 @@ class Fitted:
     interrupted: bool
     paused: bool  # until the sweep decides whether the run continues
     plan: MemoryPlan  # as it was in the end
+    # step after which early stopping ended training, of how many; None: it did not
+    stopped_early: tuple[int, int] | None = None
 
     @property
     def best_loss(self) -> float | None:
@@ -95,6 +97,7 @@ def fit(
         end.interrupted or interrupted_late,
         end.paused,
         replace(plan, micro_tokens=objective.micro_tokens),
+        _stopped_early(loop),
     )
 
 
@@ -188,18 +191,25 @@ def _load_best(loop: TrainingLoop) -> bool:
     return False
 
 
+def _stopped_early(loop: TrainingLoop) -> tuple[int, int] | None:
+    """Return the step after which early stopping ended training, and how many were planned."""
+    if loop.patience.stopping_reason is EarlyStoppingReason.NOT_STOPPED:
+        return None
+    return loop.trainer.global_step, loop.task.total_steps
+
+
 def _print_early_stop(loop: TrainingLoop) -> None:
-    patience = loop.patience
-    if patience.stopping_reason is EarlyStoppingReason.NOT_STOPPED or ddp.rank() > 0:
+    patience, stopped = loop.patience, _stopped_early(loop)
+    if stopped is None or ddp.rank() > 0:
         return
-    step = loop.trainer.global_step
+    step, planned = stopped
     validations = counted(loop.task.config.trainer.early_stopping_patience or 0, "validation")
     loop.history.ticker.end_early(
         f"stopped early at step {step} (no better {loop.monitor.title} for {validations})"
     )
     best = with_unit(loop.monitor.metric, float(patience.best_score))
     console.print(
-        f"[yellow]stopped early after step {step} of {loop.task.total_steps}:"
+        f"[yellow]stopped early after step {step} of {planned}:"
         f" {validations} without a {loop.monitor.title}"
         f" {'below' if loop.monitor.lower else 'above'} {best}; the best"
         " weights are kept"

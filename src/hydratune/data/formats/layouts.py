@@ -106,7 +106,7 @@ def layout_of_named_columns(columns: Mapping[str, str], where: str) -> str:
     missing = partners.get(named, "prompt")
     raise DataError(
         f"{where}: data.columns names {', '.join(halves)} but not {missing}, and it takes both; add"
-        f" +data.columns.{missing}=YOURS"
+        f" data.columns.{missing}=YOURS"
     )
 
 
@@ -120,8 +120,8 @@ def layout_of_record(record: Record, where: str) -> str:
     if "text" in record and answers and layout in ("text", None):
         raise DataError(
             f"{where}: is the column {answers[0]} beside text to be learned? Then name both:"
-            f" +data.columns.prompt=text {as_typed('+data.columns.completion', answers[0])}; if the"
-            " texts alone are, as documents: +data.columns.text=text"
+            f" data.columns.prompt=text {as_typed('data.columns.completion', answers[0])}; if the"
+            " texts alone are, as documents: data.columns.text=text"
         )
     if layout is not None:
         return layout
@@ -134,11 +134,11 @@ def layout_of_record(record: Record, where: str) -> str:
     if turns is not None:
         raise DataError(
             f"{where}: the column {turns} holds conversations; name it:"
-            f" {as_typed('+data.columns.messages', turns)}"
+            f" {as_typed('data.columns.messages', turns)}"
         )
     advice = _nearest_pair(record) or (
-        "Name yours: +data.columns.prompt=YOURS +data.columns.completion=YOURS, or"
-        f" +data.columns.text=YOURS{_example_with_quotes(record)}"
+        "Name yours: data.columns.prompt=YOURS data.columns.completion=YOURS, or"
+        f" data.columns.text=YOURS{_example_with_quotes(record)}"
     )
     raise DataError(
         f"{where}: no known layout in the columns {', '.join(map(str, record))}; needed: messages,"
@@ -158,13 +158,13 @@ def _nearest_pair(record: Record) -> str:
     for pair in (("instruction", "output"), *PAIRS):
         if pair[0] in own and pair[1] in own:
             meant = [f"{own[name]} meant as {name}" for name in pair if own[name] != name]
-            settings = [as_typed(f"+data.columns.{name}", own[name]) for name in pair]
+            settings = [as_typed(f"data.columns.{name}", own[name]) for name in pair]
             return f"Is {' and '.join(meant)}? Then type {' '.join(settings)}"
     return ""
 
 
 def _example_with_quotes(record: Record) -> str:
     """Return how a column is named whose name needs quotes; "" if there is none."""
-    typed = [as_typed("+data.columns.prompt", str(name)) for name in record]
+    typed = [as_typed("data.columns.prompt", str(name)) for name in record]
     example = next((setting for setting in typed if setting[:1] == "'"), None)
     return f" (with quotes: {example})" if example is not None else ""

@@ -43,15 +43,15 @@ def refuse_preferences(record: Record, chosen: str, where: str) -> None:
     value = _parse_turns(record[chosen])
     prompt = next((name for name in _PROMPTS if record.get(name) not in (None, "")), None)
     if is_turn_list(value) and any(not _is_of_assistant(turn) for turn in value):
-        settings = as_typed("+data.columns.messages", chosen)
+        settings = as_typed("data.columns.messages", chosen)
     elif prompt is not None:
         sides = {"prompt": prompt, "completion": chosen}
-        settings = " ".join(as_typed(f"+data.columns.{side}", sides[side]) for side in sides)
+        settings = " ".join(as_typed(f"data.columns.{side}", sides[side]) for side in sides)
         settings += _context_setting(record, prompt)
     else:
         settings = (
-            f"+data.columns.prompt=YOURS {as_typed('+data.columns.completion', chosen)}, or whole"
-            f" texts as documents: {as_typed('+data.columns.text', chosen)}"
+            f"data.columns.prompt=YOURS {as_typed('data.columns.completion', chosen)}, or whole"
+            f" texts as documents: {as_typed('data.columns.text', chosen)}"
         )
     raise DataError(
         f"{where}: {chosen} and the rejected answer beside it are a preference pair, and pairs are"
@@ -68,7 +68,7 @@ def _context_setting(record: Record, prompt: str) -> str:
         return ""
     names = (name for name in CONTEXT if name != prompt and record.get(name) not in (None, ""))
     context = next(names, None)
-    return f" {as_typed('+data.columns.context', context)}" if context else ""
+    return f" {as_typed('data.columns.context', context)}" if context else ""
 
 
 def _parse_turns(value: object) -> object:
@@ -151,7 +151,7 @@ def keep_setting(name: str, value: str) -> str:
     if (setting := entry_as_typed("data.keep", name, value)) is not None:
         return setting
     key = "_".join(split_words(name)) or "mark"
-    return f"+data.keep.{key}={value} (rename the column to {key} first)"
+    return f"data.keep.{key}={value} (rename the column to {key} first)"
 
 
 def _as_list(value: object) -> list[object] | None:

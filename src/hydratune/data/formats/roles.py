@@ -93,6 +93,6 @@ def _setting(name: str) -> str:
     """Return what to type so that ``name`` is the user."""
     for key in (name, _plain(name)):
         if re.fullmatch(r"[A-Za-z_][\w-]*", key, re.ASCII) and key not in _NAMES:
-            return f"+data.roles.{key}=user"
+            return f"data.roles.{key}=user"
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'+data.roles.user=["{quoted}"]')
+    return shlex.quote(f'data.roles.user=["{quoted}"]')

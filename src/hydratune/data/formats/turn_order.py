@@ -91,7 +91,7 @@ def _check_tool_turns(messages: Sequence[Message], where: str) -> None:
                 f"{where}: a tool turn must follow an assistant turn with tool_calls, or another"
                 ' tool turn. Write the call of the assistant turn before it as "tool_calls":'
                 ' [{"name": ..., "arguments": {...}}]; where it is a text that is to stay one, read'
-                " the results as turns of the user: +data.roles.tool=user"
+                " the results as turns of the user: data.roles.tool=user"
             )
 
 

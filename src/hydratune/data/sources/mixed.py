@@ -1,7 +1,9 @@
 """``data=mixed``: several sources in one data set."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -46,14 +48,16 @@ class MixedData(SourceConfig):
     def source_problems(self) -> Iterator[Problem]:
         """Yield the problems of the parts."""
         if not self.parts:
-            fix = "+data.parts.NAME.source=files +data.parts.NAME.train=FILE"
+            fix = "data.parts.NAME.source=files data.parts.NAME.train=FILE"
             yield Problem("data.parts", "{}", "there is nothing to mix", fix)
         for name, values in self.parts.items():
             yield from _part_problems(f"data.parts.{name}", values)
 
     def read_first_rows(self) -> None:
-        for values in self.parts.values():
-            read_part(values).settings.read_first_rows()
+        for name, values in self.parts.items():
+            settings = read_part(values).settings
+            with _named_settings(name, settings):
+                settings.read_first_rows()
 
     def open(self) -> OpenedSource:
         """Open all parts together.
@@ -63,7 +67,10 @@ class MixedData(SourceConfig):
         rows of the others. Raises ``DataError`` if the parts have different splits.
         """
         parts = {name: read_part(values) for name, values in self.parts.items()}
-        sources = {name: part.settings.open() for name, part in parts.items()}
+        sources: dict[str, OpenedSource] = {}
+        for name, part in parts.items():
+            with _named_settings(name, part.settings):
+                sources[name] = part.settings.open()
         splits = _common_splits(sources)
         used = _choose_rows(parts)
         total = sum(map(len, used.values()))
@@ -77,6 +84,22 @@ class MixedData(SourceConfig):
         }
         about = sum(source.about for source in sources.values())
         return OpenedSource(rows, identity, about, statements)
+
+
+@contextmanager
+def _named_settings(name: str, settings: SourceConfig) -> Iterator[None]:
+    """Raise a ``DataError`` of a part with its settings as they are typed here."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(_as_typed_here(name, settings, str(error))) from None
+
+
+def _as_typed_here(name: str, settings: SourceConfig, text: str) -> str:
+    """Return a message or statement of a part's reader with ``data.parts.NAME.`` for ``data.``."""
+    own = {f.name for f in fields(settings)} - {f.name for f in fields(DataConfig)}
+    names = "|".join(sorted(own | _OWN_OF_A_PART))
+    return re.sub(rf"\bdata\.(?=(?:{names})\b)", f"data.parts.{name}.", text)
 
 
 def _identity(settings: SourceConfig, source: OpenedSource) -> object:
@@ -122,7 +145,7 @@ def _part_problems(key: str, values: object) -> Iterator[Problem]:
     try:
         own = read_part(settings).settings
     except MissingMandatoryValue as error:
-        yield not_given(f"{key}.{error.key}", before="+")
+        yield not_given(f"{key}.{error.key}")
         return
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
@@ -177,5 +200,6 @@ def _rows(
                 continue
             named = replace(row, id=f"{name}/{row.id}", meta={**row.meta, "part": name})
             yield with_system(named, part.settings.system_prompt)
-        named_statements = [f"{name}: {statement}" for statement in source.statements]
+        own = (_as_typed_here(name, part.settings, statement) for statement in source.statements)
+        named_statements = [f"{name}: {statement}" for statement in own]
         statements += [text for text in named_statements if text not in statements]

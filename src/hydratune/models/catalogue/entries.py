@@ -9,6 +9,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 UNKNOWN = "unknown"
+# shorter names of options, which settings of users may have; they are not listed
+SHORT_NAMES = {"llama3_1b": "llama3_2_1b", "llama3_8b": "llama3_1_8b"}
 
 
 class CommercialUse(StrEnum):

@@ -8,6 +8,7 @@ from hydratune.console import console
 from hydratune.errors import RunError
 from hydratune.records.metrics import RunMetrics
 from hydratune.records.status import Outcome
+from hydratune.records.sweep import chosen_values, read_sweep
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.planning import PlannedJob
 
@@ -50,9 +51,9 @@ def _outcome(job: PlannedJob) -> Outcome | None:
 
 
 def _described(job: PlannedJob, outcome: Outcome) -> str:
-    varying = job.job.varying.items()
-    settings = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in varying)
-    settings = f" ({settings})" if settings else ""  # of a single job that was added
+    values = chosen_values(job.job, read_sweep(job.record.path.parent).values())
+    settings = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
+    settings = f" ({settings})" if settings else ""
     text = f"job {job.name}{settings} {'is ' if outcome is Outcome.running else ''}{outcome}"
     status = job.status
     if outcome is Outcome.finished and job.record.is_finished():
