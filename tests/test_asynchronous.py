@@ -289,17 +289,25 @@ def test_a_cancelled_pack_is_not_run_again_by_this_command(tmp_path: Path, step:
     assert set(cluster.outcomes().values()) == {Outcome.finished, Outcome.halved}
 
 
-def test_a_job_that_waits_in_no_pack_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_job_that_waits_in_no_pack_is_stopped(tmp_path: Path, step: int) -> None:
     quality = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5, "f": 0.6}
-    jobs = jobs_in(tmp_path, list(quality))
-    for job in jobs:
+    for job in jobs_in(tmp_path, "ab"):
         reach(job.record, quality[job.name], 0)
         job.record.change_status(Status.pause)
-    request_stop(tmp_path, "a")
-    cluster = Cluster(tmp_path, quality)
+    cluster = Cluster(tmp_path, quality, slots=1)
+    seen: list[Outcome] = []
+
+    def stop(at: int) -> None:
+        seen.append(cluster.outcomes()["a"])
+        if at == step:
+            request_stop(tmp_path, "a")
+
+    stop(0)
+    cluster.on_step = stop
     cluster.run()
-    assert cluster.outcomes()["a"] is Outcome.stopped
-    assert cluster.packs[0] == ["b"]  # the best of two, as a is out of the race
+    assert cluster.outcomes()["a"] is Outcome.stopped and cluster.packs[:2] == [list("cdef"), ["b"]]
+    assert seen[: step + 2] == [Outcome.paused] * (step + 1) + [Outcome.stopped]
 
 
 def test_records_are_read_again_once_they_have_changed(

@@ -152,10 +152,10 @@ def test_a_search_runs_a_batch_in_each_slot(tmp_path: Path) -> None:
 
 
 def test_an_added_job_runs_beside_the_others(tmp_path: Path) -> None:
-    words = (*RUN, "trainer.max_epochs=60", "optimizer.lr=1e-3,1e-2", *RAY)
+    words = (*RUN, "trainer.max_epochs=40", "optimizer.lr=1e-3,1e-2", *RAY)
     driver = Driver(tmp_path / "ray", *words, "hydra.launcher.pack_size=2")
     driver.until(lambda: driver.steps(0) > 3)
-    lines = add(driver.folder, "optimizer.lr=3e-3,5e-3", "like=0", "trainer.max_epochs=8")
+    lines = add(driver.folder, "optimizer.lr=3e-3,5e-3", "like=0", "trainer.max_epochs=6")
     assert " ".join(lines.split()).count("is taken by the command that runs the sweep") == 2, lines
     history = driver.folder / "a1-1" / "history.csv"
     driver.until(lambda: history.is_file() and len(history.read_text().splitlines()) > 3)

@@ -15,7 +15,7 @@ from hydratune import extras
 from hydratune.errors import ConfigError, SweepError
 from hydratune.records.files import write_json
 from hydratune.records.run_directory import RunDirectory
-from hydratune.records.status import Outcome, State
+from hydratune.records.status import Outcome, Rung, State
 from hydratune.records.sweep import SweepJob
 from hydratune.sweeps.executor_options import RayOptions
 from hydratune.sweeps.executors import ray_cluster, ray_tasks, ray_worker
@@ -239,6 +239,41 @@ def test_a_pack_gets_a_gpu_where_there_is_one(
         executor_of(jobs, **own).submit([pack_of(jobs)])
         shares.append(played.asked[-1]["num_gpus"])
     assert shares == [0.0, 1.0, 0.0, 0.5]
+
+
+def test_trials_of_a_search_are_known_later(
+    played: PlayedRay, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search creates its executor before it has asked for its first trials."""
+    monkeypatch.setattr(type(ray_tasks.console), "is_terminal", property(lambda _: True))
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    options, played.node["GPU"] = RayOptions(), 1.0
+    packing = PackOptions(executor=options)
+    executor = ray_tasks.RayExecutor(tmp_path / "sweep", packing, options, {})
+    played.script = [[PackNews(code=0)]]
+    executor.submit([pack_of(jobs)])
+    assert played.asked[-1]["num_gpus"] == 1.0
+    begin(jobs[0])
+    jobs[0].record.end(State.finished)
+    assert [end.code for end in executor.ended()] == [0]
+    assert executor._board is not None and executor._board.lines["0"].state == "finished"
+    executor.close()
+
+
+def test_a_job_that_is_halved_after_its_pack_is_shown_so(
+    played: PlayedRay, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(ray_tasks.console), "is_terminal", property(lambda _: True))
+    jobs = jobs_in(tmp_path / "sweep", settings)
+    executor = executor_of(jobs)
+    board = executor._board
+    assert board is not None
+    begin(jobs[0])
+    jobs[0].record.change_status(lambda status: status.report(Rung(2, 0.5)).pause())
+    board.paused("0", jobs[0].status)
+    jobs[0].record.change_status(lambda status: status.halve())
+    executor.close()
+    assert (board.lines["0"].state, board.lines["0"].reason) == ("stopped", "halved at step 2")
 
 
 def test_what_no_node_has_is_refused(played: PlayedRay, tmp_path: Path, settings: Any) -> None:

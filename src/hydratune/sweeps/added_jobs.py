@@ -7,7 +7,7 @@ process runs the sweep they wait, and it starts them when its own jobs have ende
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -92,7 +92,7 @@ def run_waiting(folder: Path) -> list[int]:
             for number, entry in enumerate(entries, 1)
             if entry["waits"]
             and f"a{number}" not in stopped
-            and not _is_done(folder, number, names)
+            and not _has_run(folder, number, names, asked)
         ]
         if any(entry["waits"] for entry in entries):  # the commands that run them start no others
             none = [{**entry, "waits": False} for entry in entries]
@@ -103,10 +103,15 @@ def run_waiting(folder: Path) -> list[int]:
     return [wait(subprocess.Popen([*add, *words])) for words in waiting]
 
 
-def _is_done(folder: Path, number: int, names: Iterable[str]) -> bool:
-    """Return whether what was typed under ``number`` has been run beside the sweep's own jobs."""
-    own = [RunDirectory(folder / name) for name in names if name.startswith(f"a{number}-")]
-    return bool(own) and all(record.is_finished() for record in own)
+def _has_run(folder: Path, number: int, names: Iterable[str], asked: Collection[str]) -> bool:
+    """Return whether what was typed under ``number`` has been run beside the sweep's own jobs.
+
+    ``asked``: names of the jobs that were asked to stop.
+    """
+    own = [name for name in names if name.startswith(f"a{number}-")]
+    return bool(own) and all(
+        name in asked or RunDirectory(folder / name).is_finished() for name in own
+    )
 
 
 def _entries(folder: Path) -> list[dict[str, Json]]:

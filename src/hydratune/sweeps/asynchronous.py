@@ -75,6 +75,7 @@ class AsynchronousHalving(PackSource):
         for group in self._groups:
             if is_first:
                 group.begin(set(busy))
+            group.stop_asked(set(busy))
             own = group.names & set(busy)
             free = self._parts if is_first else self._free(busy)
             if own and not free:
@@ -86,7 +87,12 @@ class AsynchronousHalving(PackSource):
 
     def meanwhile(self, busy: Collection[str]) -> Sequence[PlannedPack]:
         began = time.monotonic()
-        if began < self._next_look or not self._free(busy):
+        if began < self._next_look:
+            return ()
+        self._next_look = began + _INTERVAL
+        for group in self._groups:
+            group.stop_asked(set(busy))
+        if not self._free(busy):
             return ()
         has_changed = [group.look() for group in self._groups]
         ended = time.monotonic()
@@ -156,6 +162,12 @@ class _Group:
             elif outcome in (Outcome.failed, Outcome.stopped):
                 job.record.change_status(Status.wait)
 
+    def stop_asked(self, busy: Set[str]) -> None:
+        """Set the jobs to stopped that are asked to stop while no pack has them."""
+        for name in (stop_requests(self._folder) & self.names) - busy:
+            if self._by_name[name].status.outcome in _TO_RUN:
+                set_stopped(self._by_name[name])
+
     def look(self) -> bool:
         """Read the records again; return whether any has changed."""
         return self._records.read()
@@ -166,7 +178,6 @@ class _Group:
         ``busy``: those that are in one. If there are none, and nothing else is left to train, all
         paused jobs are halved.
         """
-        self._stop_asked(busy)
         halved: list[str] = []
 
         def halve(name: str) -> None:
@@ -207,12 +218,3 @@ class _Group:
         state = JobState.new if job.state is JobState.running else job.state
         is_left = state in (JobState.new, JobState.paused)
         return JobState.failed if is_left and (name, len(job.scores)) in self._given else state
-
-    def _stop_asked(self, busy: Set[str]) -> None:
-        """Set the jobs to stopped that were asked to stop while no pack had them."""
-        asked = (stop_requests(self._folder) & self.names) - busy
-        left = [name for name in asked if self._by_name[name].status.outcome in _TO_RUN]
-        for name in left:
-            set_stopped(self._by_name[name])
-        if left:
-            self.look()

@@ -86,7 +86,8 @@ class RayExecutor:
             self._resources = self._resources_of_pack(jobs)
             self._variables = self._passed_variables()
             if console.is_terminal:
-                monitor = Monitor.read(next(iter(jobs.values())).settings.trainer.monitor)
+                first = next(iter(jobs.values()), None)  # none before the first trial of a search
+                monitor = Monitor.read(first.settings.trainer.monitor) if first else Monitor()
                 self._board = stack.enter_context(ProgressTable(folder, list(jobs), monitor))
             self._closing = stack.pop_all()
 
@@ -197,7 +198,9 @@ class RayExecutor:
         gpus = self._settings.num_gpus
         if gpus is None:
             has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
-            on_cpu = all(job.settings.trainer.accelerator == "cpu" for job in jobs.values())
+            on_cpu = bool(jobs) and all(
+                job.settings.trainer.accelerator == "cpu" for job in jobs.values()
+            )
             gpus = 1.0 if has_gpu and not on_cpu else 0.0
         wanted = {"CPU": self._settings.num_cpus, "GPU": gpus, **self._settings.resources}
         if not any(all(node.get(k, 0) >= v for k, v in wanted.items()) for node in nodes):
