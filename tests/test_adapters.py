@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The following rank_pattern keys:
 
 SHIPPED = sorted(file.stem for file in (CONF / "adapter").glob("*.yaml"))
 # one of each kind; the others are variants of them
-FAST = ("adalora", "dora", "freeze", "ia3", "loftq", "lora", "none", "prefix_tuning", "vera")
+FAST = ("adalora", "dora", "ia3", "loftq", "lora", "none", "prefix_tuning")
 
 
 NEEDED = {

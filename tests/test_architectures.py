@@ -216,7 +216,9 @@ def folder(tiny: tuple[Any, Any, Any], tmp_path: Path, monkeypatch: pytest.Monke
 Command = Callable[..., tuple[int, str]]
 
 
-@pytest.mark.parametrize("kind", ["diffllama", "qwen3_5_text"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("diffllama", marks=pytest.mark.slow), "qwen3_5_text"]
+)
 def test_a_run_trains_and_evaluates(hydratune: Command, folder: Any, kind: str) -> None:
     code, output = hydratune("train", *SMALL, "model=local", f"model.path={folder(kind)}")
     assert code == 0, output

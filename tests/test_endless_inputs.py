@@ -152,7 +152,9 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "power" else ()) for n in ENDLESS]
+)
 def test_a_template_that_never_ends_is_refused(
     name: str, hydratune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

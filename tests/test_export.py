@@ -256,7 +256,7 @@ def test_a_model_trained_in_full_has_no_adapter(
     assert code == 2 and "there is no adapter" in text and "form=merged" in text
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("quantization", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_an_adapter_on_a_quantised_base_is_merged_into_the_weights_it_saw(
     quantization: str, trained: Callable[..., Path], command_line: Command
 ) -> None:

@@ -449,6 +449,7 @@ def test_a_sweep_killed_between_rungs_equals_an_undisturbed_sweep(
             assert history(tmp_path / "killed" / name) == history(tmp_path / "whole" / name)
 
 
+@pytest.mark.slow
 def test_resume_never_restarts_no_job_at_a_rung(hydratune: Command, tmp_path: Path) -> None:
     words = [
         *sweep(

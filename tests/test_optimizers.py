@@ -73,7 +73,7 @@ def test_every_optimizer_is_shipped() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(k, marks=() if k in ("adafactor", "adamw_8bit", "muon") else pytest.mark.slow)
+        pytest.param(k, marks=() if k in ("adamw_8bit", "muon") else pytest.mark.slow)
         for k in ON_CPU
     ],
 )

@@ -178,6 +178,7 @@ def test_what_does_not_fit_is_said_with_what_needs_less(
         assert "smaller" in text
 
 
+@pytest.mark.slow  # a model of 80 layers
 def test_a_gpu_that_is_too_small_does_not_fit() -> None:
     plan = planned(of_model("llama3_1_8b"))
     fits = {memory.place.name: memory.fits for memory in plan.elsewhere}
@@ -217,7 +218,7 @@ def test_the_state_of_every_optimizer_is_known() -> None:
 
 
 # ------------------------------------------------------------------------------- every model of it
-SOME = ("smollm2_1_7b", "gemma3_4b", "granite3_3_8b", "gpt_oss_20b", "phi3_5_mini", "qwen3_32b")
+SOME = ("gemma3_4b", "granite3_3_8b", "gpt_oss_20b", "phi3_5_mini")
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def test_an_interrupted_run_equals_an_uninterrupted_run(
     seen="the run leaves after its optimizer step",
     kept="everything until that step",
 )
-@pytest.mark.parametrize("step", [7, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [7, 9])
+@pytest.mark.slow  # three runs
 def test_a_run_whose_machine_is_taken_away_leaves_after_the_step(
     hydratune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

@@ -84,6 +84,7 @@ def test_packs_that_outlived_their_driver_are_waited_for(
     )
 
 
+@pytest.mark.slow
 def test_what_was_lost_with_a_driver_is_run_again_in_its_batches(
     hydratune: Command, tmp_path: Path, cluster: Cluster
 ) -> None:

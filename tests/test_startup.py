@@ -208,6 +208,7 @@ print(columns.tolist(), type(figure) is matplotlib.figure.Figure,
     )
 
 
+@pytest.mark.slow
 def test_transformers_names_the_same_modules_read_once_as_read_twice() -> None:
     program = """
 from functools import lru_cache

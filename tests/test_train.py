@@ -308,7 +308,14 @@ def test_mixed_precision_and_dropout_run(hydratune: Command, tmp_path: Path) -> 
     assert math.isfinite(read_metrics(only_run(tmp_path))["val/loss"])
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "jsonl",
+        "csv",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("json", "tsv", "parquet")),
+    ],
+)
 def test_files_of_every_format_train_with_default_settings(
     hydratune: Command, tmp_path: Path, kind: str
 ) -> None:

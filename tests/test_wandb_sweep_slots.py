@@ -129,6 +129,7 @@ def test_packs_that_outlived_their_driver_are_waited_for(
     assert [len(of_one) for of_one in tries] == [1] * 8
 
 
+@pytest.mark.slow
 def test_what_was_lost_with_a_driver_is_run_again(
     driver: Callable[..., tuple[int, str]], cluster: Cluster
 ) -> None:
