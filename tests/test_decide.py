@@ -297,13 +297,13 @@ def test_values_are_searched_in_the_request_and_not_in_examples() -> None:
     )
 
 
-def test_every_run_has_an_output_folder_of_its_own(tmp_path: Path) -> None:
-    assert _folder_name("contracts", None) == "contracts"
-    assert _folder_name("contracts", RunDirectory(tmp_path / "first")) == "contracts-first"
+def test_every_run_and_every_model_has_an_output_folder_of_its_own(tmp_path: Path) -> None:
+    assert _folder_name("contracts", "org/My model", None) == "contracts-org-My-model"
+    assert _folder_name("contracts", "m", RunDirectory(tmp_path / "first")) == "contracts-first"
     for sweep in ("by_rank", "by_rate"):
         (tmp_path / sweep).mkdir()
         write_sweep(tmp_path / sweep, [SweepJob("3", ("seed=1",), {"seed": "1"})])
-        assert _folder_name("contracts", RunDirectory(tmp_path / sweep / "3")) == f"{sweep}-3"
+        assert _folder_name("contracts", "m", RunDirectory(tmp_path / sweep / "3")) == f"{sweep}-3"
 
 
 def test_few_rows_decide_nothing_and_show_no_interval() -> None:

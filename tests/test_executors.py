@@ -167,6 +167,24 @@ def test_a_machine_without_slurm_is_told_so(
         executor_of(jobs_in(tmp_path / "sweep", settings))
 
 
+def test_jobs_that_slurm_does_not_take_say_why(
+    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Command
+) -> None:
+    (played / "sbatch").write_text("#!/bin/sh\necho invalid partition gpux >&2\nexit 1\n")
+    monkeypatch.chdir(tmp_path)
+    words = (
+        *("train", "-m", "debug=smoke", "seed=0,1", "hydra/launcher/executor=slurm"),
+        f"hydra.sweep.dir={tmp_path}/s",
+    )
+    for _ in range(2):  # typed again, it is asked again
+        code, text = command_line(*words)
+        assert code == 1 and "Slurm did not take the jobs: invalid partition gpux" in text, text
+        assert not list((tmp_path / "s" / SETTINGS_FOLDER).glob("*"))
+    code, text = command_line("status", "s")
+    why = "0, 1: stopped: Slurm did not take the jobs: invalid partition gpux; set"
+    assert code == 0 and why in text and "continue    hydratune train -m" in text, text
+
+
 # ----------------------------------------------------------------------------- jobs of a cluster
 def test_packs_are_submitted_as_one_array_without_secrets(
     played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any

@@ -27,17 +27,19 @@ from hydratune.records.headline import headline_of, subject
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import DecideConfig
+from hydratune.settings.paths import as_file_name
 from hydratune.settings.registry import flat, plain
 from hydratune.settings.secrets import mask
 
 
-def _folder_name(name: str, record: RunDirectory | None) -> str:
-    """Return the name of the output folder: another one for every run that is decided about.
+def _folder_name(name: str, model: str, record: RunDirectory | None) -> str:
+    """Return the name of the output folder: another one for every run that is decided about, and
+    without a run for every base model.
 
     Jobs of sweeps are all called 0, 1 and so on, so the name of their sweep is in it.
     """
     if record is None:
-        return name
+        return f"{name}-{as_file_name(model)}"
     sweep = record.path.parent
     return f"{sweep.name if read_sweep(sweep) else name}-{record.path.name}"
 
@@ -50,7 +52,7 @@ def run(config: DecideConfig, _: RunDirectory) -> None:
     settings, record = choose_settings(config)
     name = str(settings.name)
     folder = Path(config.output) if config.output else None
-    output = folder or Path("outputs/decide") / _folder_name(name, record)
+    output = folder or Path("outputs/decide") / _folder_name(name, str(settings.model.name), record)
     section("set-up")
     job = prepare(settings)
     require_prompts(job, settings)

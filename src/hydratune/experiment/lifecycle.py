@@ -40,7 +40,7 @@ from hydratune.experiment.idle_settings import without_effect
 from hydratune.experiment.interrupts import listen
 from hydratune.records.files import write_text
 from hydratune.records.run_directory import RunDirectory, RunFile, alone, is_main_process
-from hydratune.records.status import State, Status
+from hydratune.records.status import BY_SIGNAL, State, Status
 from hydratune.records.sweep import read_sweep
 from hydratune.settings.commands import CommandConfig, Resume, TrainConfig
 from hydratune.settings.data import DataConfig
@@ -201,7 +201,7 @@ def recorded(config: TrainConfig, directory: RunDirectory) -> Iterator[None]:
         directory.end(State.finished)
     except (KeyboardInterrupt, RunInterrupted):
         log.warning("interrupted")
-        directory.end(State.stopped, "interrupted")
+        directory.end(State.stopped, BY_SIGNAL)
         write_page(directory)
         raise
     except Paused:

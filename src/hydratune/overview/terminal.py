@@ -18,6 +18,7 @@ from hydratune.overview.collect import (
     newest,
     started_in,
 )
+from hydratune.records.status import BY_SIGNAL
 from hydratune.settings.monitor import Monitor
 from hydratune.settings.overrides import quoted_value
 from hydratune.settings.secrets import mask
@@ -123,7 +124,8 @@ def _table_of_jobs(jobs: Sequence[RunView], monitor: Monitor) -> Table:
 
 
 def _problems(jobs: Sequence[RunView]) -> Iterator[str]:
-    """Yield why jobs failed, were lost or cannot be read."""
+    """Yield why jobs failed, were lost, were stopped by their cluster, or cannot be read."""
+    stopped: dict[str, list[str]] = {}  # reason -> names
     for job in jobs:
         name = escape(_plain(job.name))
         if job.problem:
@@ -134,11 +136,15 @@ def _problems(jobs: Sequence[RunView]) -> Iterator[str]:
             yield f"[red]{name}: lost: {process} ended without a word; its checkpoints are kept"
         elif job.state == "failed" and job.status.error:
             yield f"[red]{name}: failed: {escape(_cut(_plain(mask(job.status.error))))}"
+        elif job.state == "stopped" and job.status.error not in (None, "", BY_SIGNAL):
+            stopped.setdefault(str(job.status.error), []).append(name)
         elif job.life is Life.elsewhere and not job.submitted:
             yield (
                 f"[dim]{name}: started on {escape(job.host)}, which cannot be asked from here"
                 " whether it still runs"
             )
+    for why, names in stopped.items():
+        yield f"[yellow]{', '.join(names)}: stopped: {escape(_plain(mask(why)))}"
 
 
 def _how_to_continue(sweep: SweepView) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Where a plan goes: the terminal, plan.json and report.html."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from hydratune.planning.sweep_trials import MODEL_COLUMNS
 from hydratune.records.files import write_json, write_text
 from hydratune.settings.commands import PlanConfig, TrainConfig
 from hydratune.settings.overrides import typed_overrides
+from hydratune.settings.paths import as_file_name
 from hydratune.settings.registry import override_key
 
 _FILES = {"plan.json", "report.html", digests.INDEX}
@@ -59,7 +59,7 @@ def choose_folder(config: PlanConfig, typed: Sequence[str], is_sweep: bool = Fal
 def _name(config: PlanConfig, typed: Sequence[str], is_sweep: bool) -> str:
     """Return ``<name>-<model>-<hash>``, or ``<name>-sweep-<hash>``."""
     words = sorted(word for word in typed if override_key(word) not in _SHOWN)
-    what = "sweep" if is_sweep else re.sub(r"[^\w.-]+", "-", str(config.model.name))
+    what = "sweep" if is_sweep else as_file_name(str(config.model.name))
     return f"{config.name}-{what}-{stable_hash(words)[:8]}"
 
 

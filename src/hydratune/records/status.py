@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from hydratune.settings.secrets import mask
 
+BY_SIGNAL = "interrupted"  # why a run is stopped whose process or sweep was ended by a signal
+
 
 class State(StrEnum):
     """The value of ``state`` in status.json."""

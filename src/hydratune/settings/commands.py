@@ -175,7 +175,7 @@ class DecideConfig(TrainConfig):
     constrained: bool = False
     margin: float = 0.02  # smaller differences of the metric do not count
     rows: int | None = None  # of the test set; null: all
-    output: str | None = path_setting(None)  # folder; null: outputs/decide/<name> or <name>-<run>
+    output: str | None = path_setting(None)  # folder; null: outputs/decide/<name>-<run or model>
 
     def problems(self) -> Iterator[Problem]:
         if self.run is not None:

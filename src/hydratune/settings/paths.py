@@ -1,6 +1,7 @@
 """Settings that are paths, in which ``~`` stands for the home folder; a run's file of settings."""
 
 import os
+import re
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ _IS_PATH = "path"  # in the metadata of a field
 def path_setting(default: str | None = MISSING) -> Any:  # Any: as dataclasses.field is typed
     """Return a field of a settings dataclass whose value is a path."""
     return field(default=default, metadata={_IS_PATH: True})
+
+
+def as_file_name(text: str) -> str:
+    """Return ``text`` as it may stand in the name of a file: ``org/model`` as ``org-model``."""
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 def expand_paths(settings: object) -> None:

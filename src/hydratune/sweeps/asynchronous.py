@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 
 from hydratune.console import console
-from hydratune.records.status import Outcome, State, Status
+from hydratune.records.status import BY_SIGNAL, Outcome, State, Status
 from hydratune.settings.monitor import Monitor
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.halving import HalvingScheduler, JobState, JudgedJob
@@ -48,7 +48,7 @@ def run_asynchronously(
         return run_packs(folder, more, options, executor, source)
     except KeyboardInterrupt:
         for group in groups:
-            set_end(group, State.stopped, "interrupted")
+            set_end(group, State.stopped, BY_SIGNAL)
         raise
 
 

@@ -13,7 +13,7 @@ from hydra.types import HydraContext
 
 from hydratune.console import console, section
 from hydratune.records.run_directory import RunDirectory, RunFile
-from hydratune.records.status import Outcome, State
+from hydratune.records.status import BY_SIGNAL, Outcome, State
 from hydratune.settings.commands import Resume
 from hydratune.settings.secrets import mask
 from hydratune.sweeps.planning import PlannedJob, PlannedPack
@@ -57,7 +57,7 @@ def set_stopped(job: PlannedJob) -> None:
         job.record.path.mkdir(parents=True, exist_ok=True)
         job.record.start()
     if job.status.state is not State.stopped:
-        job.record.end(State.stopped, "interrupted")
+        job.record.end(State.stopped, BY_SIGNAL)
 
 
 def job_command(context: HydraContext, job: PlannedJob) -> list[str]:

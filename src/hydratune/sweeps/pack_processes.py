@@ -9,9 +9,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from hydratune.errors import SweepError
 from hydratune.experiment.lifecycle import write_hydra_files
 from hydratune.records.files import write_text
-from hydratune.records.status import Outcome, State, Status
+from hydratune.records.status import BY_SIGNAL, Outcome, State, Status
 from hydratune.sweeps.executor_options import RayOptions, SlurmOptions
 from hydratune.sweeps.executors.executor import Executor
 from hydratune.sweeps.executors.local import LocalExecutor
@@ -33,7 +34,6 @@ class PacksEnd(Enum):
 
 
 _POLL = 0.1  # seconds between two questions whether a pack has ended
-_INTERRUPTED = "interrupted"
 
 
 def create_executor(
@@ -85,7 +85,7 @@ def run_packs(
             if starting := [queue.popleft() for _ in range(min(executor.free(), len(queue)))]:
                 for pack in starting:
                     _prepare_pack(folder, pack, options)
-                executor.submit(starting)
+                _submit(folder, starting, executor)
             ended = executor.ended()
             for end in ended:
                 _remove_settings(folder, end.pack)
@@ -97,7 +97,7 @@ def run_packs(
                     set_stopped(end.pack.jobs[0])
                     continue
                 if end.code == INTERRUPTED:
-                    set_end(end.pack.jobs, State.stopped, _INTERRUPTED)
+                    set_end(end.pack.jobs, State.stopped, BY_SIGNAL)
                     raise KeyboardInterrupt
                 queue.extend(packs_for_unfinished(end.pack, end.code, tries, options, end.why))
             if source is not None:
@@ -113,12 +113,26 @@ def run_packs(
     return PacksEnd.left if executor.running() else end_of_all
 
 
+def _submit(folder: Path, packs: Sequence[PlannedPack], executor: Executor) -> None:
+    """Submit packs. Raises ``SweepError`` after their jobs say why they were not taken."""
+    try:
+        executor.submit(packs)
+    except SweepError as error:
+        for pack in packs:
+            for job in pack.jobs:
+                if job.status.outcome is Outcome.no_run:
+                    job.record.start()
+            set_end(pack.jobs, State.stopped, str(error))
+            _remove_settings(folder, pack)
+        raise
+
+
 def _cancel(folder: Path, queue: Iterable[PlannedPack], executor: Executor) -> None:
     """End the packs that run, and set the jobs of all that are left to stopped."""
     left = [*executor.running(), *queue]
     executor.cancel()
     for pack in left:
-        set_end(pack.jobs, State.stopped, _INTERRUPTED)
+        set_end(pack.jobs, State.stopped, BY_SIGNAL)
         _remove_settings(folder, pack)
 
 
