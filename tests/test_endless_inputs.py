@@ -1,6 +1,8 @@
 """Schemas and templates that take too long or never end are refused with one message."""
 
 import json
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -113,12 +115,36 @@ def test_time_is_bounded_and_the_alarm_is_restored() -> None:
     import signal
 
     before = signal.getsignal(signal.SIGALRM)
+    start = time.monotonic()
     with pytest.raises(TooSlowError), time_limit(0.1), time_limit(100):
-        time.sleep(5)
+        while time.monotonic() < start + 20:
+            pass
     assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (
         0.0,
         0.0,
     )
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_time_in_which_the_process_is_stopped_does_not_count(is_main: bool) -> None:
+    """As by a suspended machine, or a cluster that suspends a job."""
+    outcomes: list[str] = []
+
+    def wait() -> None:
+        try:
+            with time_limit(0.1):
+                time.sleep(0.6)
+            outcomes.append("done")
+        except TooSlowError:
+            outcomes.append("too slow")
+
+    if is_main:
+        wait()
+    else:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join()
+    assert outcomes == ["done"]
 
 
 # ---------------------------------------------------------------------------------------- templates
@@ -210,6 +236,24 @@ def test_time_is_limited_in_other_threads_too() -> None:
     thread.start()
     thread.join(20)
     assert outcomes == ["too slow", "short"] and not thread.is_alive()
+
+
+def test_signals_to_all_processes_of_a_run_do_not_make_a_template_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when a cluster takes the machine away, or by Ctrl-C in a terminal."""
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def signalled(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*words, **options))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+            started[0].send_signal(number)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", signalled)
+    assert rendering.try_template(CHATML, {"messages": [{"role": "user", "content": "x"}]}) == ""
+    assert [process.returncode for process in started] == [0]
 
 
 def test_the_fix_for_a_template_works(hydratune: Run, tmp_path: Path) -> None:

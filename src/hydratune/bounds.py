@@ -29,11 +29,12 @@ class TooSlowError(Exception):
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise ``TooSlowError`` in the block after ``seconds``.
+    """Raise ``TooSlowError`` in the block after ``seconds`` in which its thread has computed.
 
-    In the main thread SIGALRM does it, which also interrupts a regular expression; it comes again
-    every second, because Python ignores errors in finalisers and callbacks of the garbage
-    collector. In other threads the error is raised between two bytecode instructions, so it does
+    What the thread waits for does not count: other programs, a suspended machine, a stopped
+    process. In the main thread SIGALRM does it, which also interrupts a regular expression; it
+    comes again, because Python ignores errors in finalisers and callbacks of the garbage collector.
+    In other threads the error is raised between two bytecode instructions, so it does
     not interrupt a long call of a C library. If other code has already set the alarm of the main
     thread, there is no limit.
     """
@@ -45,11 +46,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
+    began = time.thread_time()
+
     def raise_error(signum: int, frame: FrameType | None) -> None:
-        raise TooSlowError
+        if time.thread_time() - began >= seconds:
+            raise TooSlowError
 
     previous = signal.signal(signal.SIGALRM, raise_error)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _REPEATED)
+    signal.setitimer(signal.ITIMER_REAL, seconds, min(_REPEATED, max(seconds / 4, 0.01)))
     try:
         yield
     finally:
@@ -62,7 +66,8 @@ class _Watch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._deadlines: dict[int, float] = {}  # thread -> when its block must have ended
+        # thread -> (its clock, when its block must have ended by this clock)
+        self._deadlines: dict[int, tuple[int, float]] = {}
         self._raised: set[int] = set()  # threads in which the error was raised
         self._thread: threading.Thread | None = None
 
@@ -73,7 +78,8 @@ class _Watch:
         with self._lock:
             is_nested = own in self._deadlines
             if not is_nested:
-                self._deadlines[own] = time.monotonic() + seconds
+                clock = _clock_of(own)
+                self._deadlines[own] = clock, time.clock_gettime(clock) + seconds
                 self._ensure_running()
         try:
             yield
@@ -95,12 +101,18 @@ class _Watch:
         never_set = threading.Event()
         while True:
             never_set.wait(_CHECK_INTERVAL)
-            now = time.monotonic()
             with self._lock:
-                for thread, deadline in list(self._deadlines.items()):
-                    if now > deadline and thread not in self._raised:
+                for thread, (clock, deadline) in list(self._deadlines.items()):
+                    if thread not in self._raised and time.clock_gettime(clock) > deadline:
                         self._raised.add(thread)
                         _raise_in_thread(thread, TooSlowError)
+
+
+def _clock_of(thread: int) -> int:
+    """Return the clock of the time in which a thread computes; macOS has none."""
+    if hasattr(time, "pthread_getcpuclockid"):
+        return time.pthread_getcpuclockid(thread)
+    return time.CLOCK_MONOTONIC
 
 
 def _raise_in_thread(thread: int, error: type[Exception] | None) -> None:

@@ -1,7 +1,6 @@
 """The ``RunContext`` of a job of a pack: resources, compute and schedule that the jobs share."""
 
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from hydratune.errors import CannotSharePackError
 from hydratune.experiment.context import RunContext, SingleRunResources
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import Rung
+from hydratune.signals import kept_from_children
 from hydratune.sweeps.halving import HalvingScheduler
 from hydratune.sweeps.pack_resources import JobWorkers, PackResources
 from hydratune.sweeps.stop_requests import request_stop
@@ -63,23 +63,11 @@ class JobResources(SingleRunResources):
         trackers: dict[str, Made] = self._resources.trackers  # type: ignore[assignment]  # one type
         is_new = self._heartbeat.name not in trackers
         if is_new:
-            with (
-                signals_kept_from_children() if self._resources.signals_reach_all else nullcontext()
-            ):
+            # a run that its cluster tells to leave still needs its client
+            shield = kept_from_children("SIGTERM", "SIGUSR2")
+            with shield if self._resources.signals_reach_all else nullcontext():
                 trackers[self._heartbeat.name] = start()
         return trackers[self._heartbeat.name], is_new
-
-
-@contextmanager
-def signals_kept_from_children() -> Iterator[None]:
-    """Block the signals of a cluster in this thread, and so in the processes that it starts inside
-    the block: a run that is told to leave still needs them.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class JobCompute:

@@ -8,6 +8,7 @@ template is first tried in a process with limits, and then rendered here with a 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING
 from hydratune.bounds import TooSlowError, time_limit
 from hydratune.data.encoding.template_trial import EXIT_TOO_LARGE
 from hydratune.data.rows import Tool
+from hydratune.signals import kept_from_children
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_SECONDS, MAX_MEBIBYTES = 10, 1024  # for one conversation
 _TRIAL = Path(__file__).with_name("template_trial.py")
+_TOO_SLOW = (signal.SIGXCPU, signal.SIGKILL)  # by the limit of the process's CPU time
 _faults: dict[int, str] = {}  # hash of a template -> what is wrong with it, or nothing
 
 
@@ -82,19 +85,23 @@ def try_template(template: str, values: Mapping[str, object]) -> str:
     }
     most_seconds = 2 * MAX_SECONDS
     with contextlib.suppress(OSError):  # no process can be started: it is rendered here at once
-        try:
-            trial = subprocess.run(
+        with kept_from_children():  # it would be taken for a template that takes too long
+            trial = subprocess.Popen(
                 [sys.executable, "-P", str(_TRIAL)],
-                input=json.dumps(job).encode(),
-                capture_output=True,
-                timeout=most_seconds + 5,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 env=environment,
-                check=False,
             )
+        try:
+            trial.communicate(json.dumps(job).encode(), most_seconds + 5)
         except subprocess.TimeoutExpired:
             return f"it is not done after {most_seconds} s"
+        finally:  # also if this run is interrupted
+            trial.kill()
+            trial.wait()
         if trial.returncode == EXIT_TOO_LARGE:
             return f"it writes without end, or asks for more than {MAX_MEBIBYTES:,} MiB of memory"
-        if trial.returncode < 0:
+        if -trial.returncode in _TOO_SLOW:
             return f"it is not done after {MAX_SECONDS} s"
     return ""

@@ -72,12 +72,14 @@ class ChatTemplate:
                 self.text_arguments = takes_text_arguments(template, turns)
             return template(with_text_arguments(turns) if self.text_arguments else turns)
         except (rendering.EndlessTemplateError, TemplateSyntaxError) as error:
+            place = f"{where}: " if where else ""
             raise InputError(
-                f"{where}: the chat template of {self.tokenizer.name_or_path} cannot be used:"
+                f"{place}the chat template of {self.tokenizer.name_or_path} cannot be used:"
                 f" {error}; correct it, or use another: model.chat_template=FILE"
             ) from None
         except _TEMPLATE_ERRORS as error:
-            why = f"{where}: the chat template refuses this conversation ({error})"
+            place = f"{where}: " if where else ""
+            why = f"{place}the chat template refuses this conversation ({error})"
             if messages and messages[0].role == "system" and "system" in str(error).lower():
                 why += (
                     "; it takes no system turn: put that text at the beginning of the first user"
