@@ -13,8 +13,8 @@ import pytest
 
 from hydratune.records.run_directory import RunDirectory
 from hydratune.settings.secrets import without_secrets
+from hydratune.signals import kept_from_children
 from hydratune.sweeps.executors.slurm_job import PackJob, result_file
-from hydratune.sweeps.pack_context import signals_kept_from_children
 from hydratune.sweeps.stop_requests import request_stop
 
 SAVES = """
@@ -98,7 +98,7 @@ def test_a_process_that_is_killed_is_reported(
 def test_a_process_that_a_run_needs_at_its_end_outlives_the_signal() -> None:
     """Slurm signals all processes of a job. W&B's would be gone when a run saves its work."""
     code = "import time; print(flush=True); time.sleep(60)"
-    with signals_kept_from_children():
+    with kept_from_children("SIGTERM", "SIGUSR2"):
         kept = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
     ended = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
     with kept, ended:

@@ -32,6 +32,7 @@ from hydratune.data.sources.prepared import PreparedData
 from hydratune.data.splits import SPLITS, Side
 from hydratune.data.store import RowStore, RowWriter
 from hydratune.errors import DataError
+from hydratune.lean_imports import has_frozen
 from hydratune.records.files import write_json
 from hydratune.settings import packages
 from hydratune.settings.data import DataConfig
@@ -78,14 +79,15 @@ def rare_garbage_collection() -> Iterator[None]:
     """Leave the million objects of imported modules out of garbage collection, which would take a
     tenth of the time, and collect less often, because rows make few cycles.
     """
-    before, was_frozen = gc.get_threshold(), gc.get_freeze_count() > 0
-    gc.freeze()
+    before, was_frozen = gc.get_threshold(), has_frozen()
+    if not was_frozen:
+        gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        if not was_frozen:
+        if not was_frozen and not has_frozen():
             gc.unfreeze()
 
 

@@ -297,7 +297,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    gc.freeze()
+    lean_imports.freeze()
     gc.enable()
     exit_code = main(sys.argv[1:])
     sys.stdout.flush()
