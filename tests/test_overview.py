@@ -23,6 +23,7 @@ from hydratune.overview.held_locks import HeldLocks, this_host
 from hydratune.records.run_directory import RunDirectory
 from hydratune.records.status import State
 from hydratune.records.sweep import SweepJob, write_sweep
+from hydratune.settings.monitor import Monitor
 from hydratune.sweeps import added_jobs, joining
 from hydratune.sweeps.stop_requests import stop_requests
 
@@ -91,6 +92,17 @@ def test_every_job_has_its_state(
     best = view.best()
     assert best is not None and best.name == "0" and best.value(view.monitor) == 0.4
     assert view.jobs[0].last["step"] == 14 and view.jobs[0].last["train/loss"] == 0.3
+
+
+def test_a_halved_job_shows_by_what_it_was_judged(tmp_path: Path) -> None:
+    rung, halved = [6, 7.0, 0.25, None], {"step": 6, "value": 7.0, "rung": 0}
+    record = make_run(tmp_path / "s" / "0", State.stopped, rungs=[rung], halved=halved)
+    # a validation before the rung, which is in the history
+    record.history_file.write_text(f"{HISTORY}4,0.5,6.7,6.6,0.1\n")
+    write_sweep(tmp_path / "s", [SweepJob("0", (), {})])
+    (job,) = view_sweep(tmp_path / "s", HeldLocks()).jobs
+    assert job.state == "halved" and job.value(Monitor()) == 7.0
+    assert job.value(Monitor.read("val/field_f1")) == 0.25
 
 
 def test_the_command_shows_what_needs_attention(hydratune: Command, sweep: Path) -> None:

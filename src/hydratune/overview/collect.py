@@ -129,7 +129,13 @@ class RunView:
         return found if isinstance(found, dict) else {}
 
     def value(self, monitor: Monitor) -> float | None:
-        """Return the metric that is monitored, as it was measured last."""
+        """Return the metric that is monitored, as it was measured last.
+
+        For a job that waits at a rung, or was halved there, that is what it is judged by.
+        """
+        if self.status.rungs and self.status.outcome in (Outcome.halved, Outcome.paused):
+            rung = self.status.rungs[-1]
+            return rung.loss if monitor.is_loss else rung.value
         for source in (self.measured, self.last):
             value = source.get(monitor.metric)
             if isinstance(value, (int, float)):
