@@ -231,3 +231,12 @@ def test_the_settings_state_the_protection() -> None:
     assert ("no network" in statement) == ("network" in shut) and (
         "the network is not cut" in statement
     ) == ("network" not in shut)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])
+def test_a_signal_to_all_processes_of_a_run_does_not_make_an_answer_wrong(
+    name: str, isolation: Isolation
+) -> None:
+    """A cluster that takes the machine away signals the process of the answer as well."""
+    answer = f"import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.{name})\n    return x"
+    assert run(answer, "assert f(1) == 1", isolation=isolation)["outcome"] == "passed"

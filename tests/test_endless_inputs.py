@@ -256,6 +256,17 @@ def test_signals_to_all_processes_of_a_run_do_not_make_a_template_slow(
     assert [process.returncode for process in started] == [0]
 
 
+def test_a_template_that_crashes_its_process_is_not_rendered_in_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash = tmp_path / "crash.py"
+    crash.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr(rendering, "_TRIAL", crash)
+    assert rendering.try_template(CHATML, {}) == (
+        "it makes the process crash that renders it (SIGSEGV)"
+    )
+
+
 def test_the_fix_for_a_template_works(hydratune: Run, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", ROWS)
     (tmp_path / "FILE").write_text(CHATML)

@@ -34,6 +34,7 @@ from hydratune.evaluation.measures import Measure, Scores, rate
 from hydratune.evaluation.sandbox.folders import homes, remove
 from hydratune.evaluation.sandbox.judge import MAX_REPORT, OUTCOMES
 from hydratune.records.files import Json
+from hydratune.signals import kept_from_children
 
 SECONDS, MEGABYTES = 5, 512  # for one answer
 _PATIENCE = 5  # seconds of waiting that an answer may have beside its CPU time
@@ -181,16 +182,17 @@ class _Judge:
             self.folder = Path(tempfile.mkdtemp(prefix="hydratune-"))
             self.folder.chmod(0o555)  # for reading also by the other user id of root's workers
         try:
-            self.process = subprocess.Popen(
-                program,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                cwd=self.folder or "/",
-                env={},
-                start_new_session=True,
-            )
+            with kept_from_children():  # an answer that they end would count as wrong
+                self.process = subprocess.Popen(
+                    program,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    bufsize=0,
+                    cwd=self.folder or "/",
+                    env={},
+                    start_new_session=True,
+                )
         except OSError as error:
             self.end()
             if isolation is Isolation.bubblewrap:

@@ -104,4 +104,7 @@ def try_template(template: str, values: Mapping[str, object]) -> str:
             return f"it writes without end, or asks for more than {MAX_MEBIBYTES:,} MiB of memory"
         if -trial.returncode in _TOO_SLOW:
             return f"it is not done after {MAX_SECONDS} s"
+        if trial.returncode < 0:
+            name = signal.Signals(-trial.returncode).name
+            return f"it makes the process crash that renders it ({name})"
     return ""
